@@ -1,0 +1,55 @@
+//! Column shapes that more than one migration uses.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+/// A primary key that the server chooses. On SQLite it must be of type `INTEGER` to be the row id
+/// itself; any other type costs a second B-tree (<https://sqlite.org/lang_createtable.html#rowid>).
+pub fn assigned_id(manager: &SchemaManager<'_>, name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    match manager.get_database_backend() {
+        DbBackend::Sqlite => column.integer(),
+        _ => column.big_integer(),
+    };
+    column.not_null().primary_key();
+    column
+}
+
+/// A primary key that the database counts up and never hands out twice.
+pub fn counted_id(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column
+        .big_integer()
+        .not_null()
+        .auto_increment()
+        .primary_key();
+    column
+}
+
+/// A 64-bit number: an id, a seq, or a time in unix milliseconds.
+pub fn number(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column.big_integer().not_null();
+    column
+}
+
+/// A small number: an enum value of the contract.
+pub fn kind(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column.small_integer().not_null();
+    column
+}
+
+/// A string of at most `bytes_max` bytes.
+pub fn text(name: &'static str, bytes_max: u32) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column.string_len(bytes_max).not_null();
+    column
+}
+
+/// Stores rows in the primary key's own B-tree, as InnoDB does anyway. Right for narrow rows that
+/// are only found by their key (<https://sqlite.org/withoutrowid.html>).
+pub fn clustered(manager: &SchemaManager<'_>, table: &mut TableCreateStatement) {
+    if manager.get_database_backend() == DbBackend::Sqlite {
+        table.extra("WITHOUT ROWID");
+    }
+}

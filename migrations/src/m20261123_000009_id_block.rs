@@ -1,0 +1,26 @@
+//! Where the next block of ids begins, per kind of id.
+
+use sea_orm_migration::prelude::*;
+
+use crate::columns::{number, text};
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let table = Table::create()
+            .table("id_block")
+            .col(text("name", 32).primary_key())
+            .col(number("next"))
+            .to_owned();
+        manager.create_table(table).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager
+            .drop_table(Table::drop().table("id_block").to_owned())
+            .await
+    }
+}

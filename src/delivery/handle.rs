@@ -1,0 +1,120 @@
+//! What the rest of the server holds of a session: a way to wake it and a way to end it. Neither
+//! ever waits, and a handle's memory does not grow with what is sent to the session.
+
+use std::sync::{
+    Mutex, OnceLock, PoisonError,
+    atomic::{AtomicU8, Ordering},
+};
+
+use tokio::sync::{Notify, futures::Notified};
+
+use crate::id::{DeviceId, UserId};
+
+/// Why the server ends a session that did nothing wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Eviction {
+    /// The same device opened a newer connection.
+    Replaced = 1,
+    /// The token was revoked or has expired.
+    SignedOut = 2,
+    /// The instance is shutting down.
+    Draining = 3,
+}
+
+/// With what a session signed in; the sweep compares it with the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Who signed in.
+    pub user: UserId,
+    /// The device's sign-in counter; the higher one wins (I7).
+    pub generation: i64,
+    /// SHA-256 of the token.
+    pub token_hash: [u8; 32],
+    /// When the token expires, in unix milliseconds.
+    pub expires_at: i64,
+}
+
+/// A session as others see it.
+#[derive(Debug)]
+pub struct Handle {
+    device: DeviceId,
+    credential: OnceLock<Credential>,
+    notify: Notify,
+    eviction: AtomicU8,
+    /// The slots of the followed feeds that have something new; each at most once.
+    ready: Mutex<Vec<u32>>,
+}
+
+impl Handle {
+    /// A handle of a session that has not signed in yet.
+    #[must_use]
+    pub fn new(device: DeviceId) -> Self {
+        Self {
+            device,
+            credential: OnceLock::new(),
+            notify: Notify::new(),
+            eviction: AtomicU8::new(0),
+            ready: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The device of the session.
+    #[must_use]
+    pub const fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// With what the session signed in; `None` before it has.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.get()
+    }
+
+    /// Records the sign-in; only the first one counts.
+    pub(super) fn signed_in(&self, credential: Credential) {
+        // A second sign-in on one connection is for the same credential: nothing changes.
+        let _ = self.credential.set(credential);
+    }
+
+    /// Asks the session to end. The first reason given stays.
+    pub fn evict(&self, why: Eviction) {
+        let _ = self
+            .eviction
+            .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
+        self.notify.notify_one();
+    }
+
+    /// Why the session was asked to end, if it was.
+    #[must_use]
+    pub fn eviction(&self) -> Option<Eviction> {
+        match self.eviction.load(Ordering::Acquire) {
+            1 => Some(Eviction::Replaced),
+            2 => Some(Eviction::SignedOut),
+            3 => Some(Eviction::Draining),
+            _ => None,
+        }
+    }
+
+    /// Tells the session that the feed it follows in `slot` has something new. The feed calls it
+    /// once until the session has read it.
+    pub(super) fn wake(&self, slot: u32) {
+        self.ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(slot);
+        self.notify.notify_one();
+    }
+
+    /// Takes the slots that have something new, in the order they became so.
+    #[must_use]
+    pub fn take_ready(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Completes when there is something to read or the session was asked to end. Cancel safe: a
+    /// wake-up that comes while nobody waits is kept.
+    pub fn woken(&self) -> Notified<'_> {
+        self.notify.notified()
+    }
+}

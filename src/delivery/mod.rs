@@ -1,0 +1,7 @@
+//! Getting appended entries to the devices that are online: the registry of sessions, the feeds
+//! they follow, the router that offers entries to feeds, and the bridge to other instances.
+//!
+//! Nothing here is the truth: the timeline is, and everything pushed is a hint.
+
+pub mod handle;
+pub mod registry;

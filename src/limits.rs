@@ -1,0 +1,157 @@
+//! Every bound of the server in one place. Relations between bounds are asserted when the code is
+//! compiled, so that a change that breaks one does not build.
+
+use std::time::Duration;
+
+/// Longest body of one frame in bytes: what a 2-byte length prefix can say.
+pub const FRAME_BODY_BYTES_MAX: usize = 65_535;
+/// Longest `message_content` in bytes.
+pub const CONTENT_BYTES_MAX: usize = 60_000;
+/// Most users one message may mention.
+pub const MENTIONS_MAX: usize = 100;
+/// Longest `client_message_id` in bytes.
+pub const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 64;
+
+/// Longest nickname in bytes.
+pub const NICKNAME_BYTES_MAX: usize = 128;
+/// Longest avatar URL in bytes.
+pub const AVATAR_URL_BYTES_MAX: usize = 1_024;
+/// Longest `extra` in bytes, of a user, a group, a member or a friend.
+pub const EXTRA_BYTES_MAX: usize = 2_048;
+/// Longest text field that describes a device (brand, model, versions), in bytes.
+pub const DEVICE_TEXT_BYTES_MAX: usize = 128;
+/// Longest phone number in characters: a plus sign and 15 digits (ITU-T E.164).
+pub const PHONE_NUMBER_BYTES_MAX: usize = 16;
+/// Fewest characters of a password.
+pub const PASSWORD_CHARS_MIN: usize = 8;
+/// Most characters of a password.
+pub const PASSWORD_CHARS_MAX: usize = 128;
+/// Longest search key in bytes.
+pub const SEARCH_KEY_BYTES_MAX: usize = 128;
+/// Most users one search returns.
+pub const SEARCH_RESULTS_MAX: u64 = 50;
+
+/// Most messages in one page of a sync.
+pub const PAGE_MESSAGES_MAX: usize = 50;
+/// Most groups one `SyncInput` may ask for.
+pub const SYNC_GROUPS_MAX: usize = 5_000;
+
+/// Largest varint, in bytes.
+const VARINT_MAX: usize = 10;
+/// Everything around a message's variable fields: tags, lengths, ids, times, enums of `Message`
+/// (14 fields), `Sender`, `MessageSend` or `SyncOutput` with `GroupSync`, and `Output`, each
+/// counted as a two-byte tag and a full varint.
+const ENVELOPE_BYTES_MAX: usize = 32 * (2 + VARINT_MAX);
+/// The largest message as it is delivered, with its sender's profile.
+pub const DELIVERED_BYTES_MAX: usize = CONTENT_BYTES_MAX
+    + MENTIONS_MAX * VARINT_MAX
+    + CLIENT_MESSAGE_ID_BYTES_MAX
+    + NICKNAME_BYTES_MAX
+    + AVATAR_URL_BYTES_MAX
+    + EXTRA_BYTES_MAX
+    + ENVELOPE_BYTES_MAX;
+const _: () = assert!(
+    DELIVERED_BYTES_MAX <= FRAME_BODY_BYTES_MAX,
+    "the largest message must fit one frame, pushed or as a page of its own"
+);
+
+/// Most bytes of messages in one page; what remains of the frame is for the page's own fields
+/// (`has_more`, `epoch`, `reset`) and one `GroupSync` header per group.
+pub const PAGE_BYTES_MAX: usize = FRAME_BODY_BYTES_MAX - 256;
+const _: () = assert!(DELIVERED_BYTES_MAX <= PAGE_BYTES_MAX);
+
+/// Bytes a connection reads ahead of what it has handled.
+pub const READ_AHEAD_BYTES_MAX: usize = 2 * (FRAME_BODY_BYTES_MAX + 14);
+/// Frames that wait behind a request of the same connection; beyond it the socket is not read.
+pub const BACKLOG_FRAMES_MAX: usize = 256;
+/// Sends of one connection that wait for their commit; beyond it the socket is not read.
+pub const SENDS_IN_FLIGHT_MAX: usize = 256;
+/// Bytes a connection may hold that are not written yet; beyond it nothing is pulled from feeds.
+pub const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
+const _: () = assert!(READ_AHEAD_BYTES_MAX > FRAME_BODY_BYTES_MAX);
+const _: () = assert!(WRITE_BUFFER_BYTES_MAX > FRAME_BODY_BYTES_MAX);
+/// How many times the allowed frames per second a connection may send at once.
+pub const FRAME_BURST_FACTOR: u64 = 2;
+/// How long a connection may stay over its rate before it is told 10003 and closed.
+pub const FRAME_EXCESS_MAX: Duration = Duration::from_secs(10);
+/// How long a closing connection may take to write its last frames.
+pub const CLOSE_LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// Most frames one feed keeps in its ring.
+pub const RING_FRAMES_MAX: usize = 1_024;
+/// Most bytes one feed keeps in its ring.
+pub const RING_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of all rings of the instance together.
+pub const RINGS_BYTES_MAX: usize = 24 * 1024 * 1024;
+const _: () = assert!(RING_BYTES_MAX <= RINGS_BYTES_MAX);
+const _: () = assert!(RING_BYTES_MAX > DELIVERED_BYTES_MAX);
+/// Page reads from the database at the same time, for sync and catch-up together.
+pub const PAGE_READS_MAX: usize = 32;
+/// How long a feed waits for the entries that a gap misses before it reads them.
+pub const GAP_WAIT: Duration = Duration::from_millis(20);
+/// Feeds compared with the database in one query of the sweep.
+pub const SWEEP_CHUNK: usize = 500;
+
+/// Rows (entries) of one transaction of the writer.
+pub const BATCH_ROWS_MAX: usize = 2_048;
+/// Sends of one transaction of the writer.
+pub const BATCH_SENDS_MAX: usize = 512;
+/// Bytes of content of one transaction of the writer.
+pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Rows that wait for the writer.
+pub const WRITER_QUEUE_ROWS_MAX: usize = 65_536;
+/// Bytes of content that wait for the writer.
+pub const WRITER_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Rows of one sender that wait for the writer: a quarter, so that one does not fill it alone.
+pub const WRITER_QUEUE_ROWS_PER_SENDER_MAX: usize = WRITER_QUEUE_ROWS_MAX / 4;
+const _: () = assert!(BATCH_ROWS_MAX <= WRITER_QUEUE_ROWS_PER_SENDER_MAX);
+const _: () = assert!(CONTENT_BYTES_MAX <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= WRITER_QUEUE_BYTES_MAX);
+/// Message ids taken from the database at once.
+pub const MESSAGE_ID_BLOCK: i64 = 10_000;
+const _: () = assert!(BATCH_SENDS_MAX as i64 <= MESSAGE_ID_BLOCK);
+/// Sign-ins on the long connection in one transaction.
+pub const SIGN_IN_BATCH_MAX: usize = 512;
+/// Sign-ins that wait for their transaction.
+pub const SIGN_IN_QUEUE_MAX: usize = 32_768;
+/// Acks written in one statement.
+pub const ACK_BATCH_MAX: usize = 500;
+/// How often acks are written.
+pub const ACK_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A send is answered within this time, with an error where it could not be stored.
+pub const SEND_DEADLINE: Duration = Duration::from_millis(9_500);
+/// How long the writer goes on retrying one batch.
+pub const BATCH_DEADLINE: Duration = Duration::from_secs(8);
+const _: () = assert!(BATCH_DEADLINE.as_millis() < SEND_DEADLINE.as_millis());
+/// How long a call waits for the database before it answers 10004.
+pub const DATABASE_DEADLINE: Duration = Duration::from_secs(6);
+/// How long a writer connection waits for a lock another process holds.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// `/readyz` answers within this time.
+pub const READY_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// Authorizations kept in memory.
+pub const CREDENTIALS_CACHED_MAX: u64 = 100_000;
+/// Profiles kept in memory.
+pub const PROFILES_CACHED_MAX: u64 = 100_000;
+/// How long a cached authorization or profile is used without asking the database.
+pub const CACHE_TTL: Duration = Duration::from_secs(30);
+
+/// Verification codes: how long one lives.
+pub const CODE_TTL: Duration = Duration::from_secs(300);
+/// Verification codes: time between two for one number.
+pub const CODE_INTERVAL: Duration = Duration::from_secs(60);
+/// Wrong codes or passwords for one number within `ATTEMPT_WINDOW`.
+pub const ATTEMPTS_PER_NUMBER_MAX: i32 = 5;
+/// Wrong codes or passwords from one address within `ATTEMPT_WINDOW`.
+pub const ATTEMPTS_PER_ADDRESS_MAX: u32 = 100;
+/// The time over which wrong attempts are counted.
+pub const ATTEMPT_WINDOW: Duration = Duration::from_secs(600);
+/// Password hashes computed at the same time; each takes 19 MiB and about 30 ms of a core.
+pub const PASSWORD_HASHES_MAX: usize = 2;
+
+/// Longest gRPC request in bytes.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Longest `request_id` metadata that is taken over, in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;

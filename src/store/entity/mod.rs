@@ -1,0 +1,14 @@
+//! One file per table, as the migrations make it.
+
+#![allow(missing_docs)]
+
+pub mod auth_token;
+pub mod cluster;
+pub mod device;
+pub mod device_ack;
+pub mod id_block;
+pub mod message;
+pub mod timeline_entry;
+pub mod timeline_head;
+pub mod user;
+pub mod verification_code;

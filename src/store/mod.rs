@@ -1,0 +1,212 @@
+//! The SQL database: connections, transactions, and what its failures mean. The queries stand
+//! beside this, one file per domain; `entity/` has one file per table.
+//!
+//! Invariant: only this module and the crate `migrations` name sea-orm. Writes go through
+//! [`Store::begin`]; on SQLite that is one connection, so writers queue and never deadlock.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use migrations::{Migrator, MigratorTrait};
+use sea_orm::{
+    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::{
+    config,
+    error::{Error, Result, ResultExt},
+    limits::{DATABASE_DEADLINE, LOCK_TIMEOUT},
+};
+
+pub mod cluster;
+mod failure;
+
+pub mod entity;
+
+pub use failure::Kind as FailureKind;
+pub(crate) use failure::kind as failure_kind;
+
+/// Whatever a query runs on: the readers' pool or an open transaction.
+pub trait Conn: ConnectionTrait {}
+impl<T: ConnectionTrait> Conn for T {}
+
+/// A handle to the database; cloning it is cheap.
+#[derive(Clone, Debug)]
+pub struct Store {
+    read: DatabaseConnection,
+    write: DatabaseConnection,
+    /// Held as long as any handle lives: refuses a second process on one SQLite file.
+    _lock: Option<std::sync::Arc<File>>,
+}
+
+/// An open transaction; it is rolled back unless committed.
+#[derive(Debug)]
+pub struct Tx(DatabaseTransaction);
+
+impl Store {
+    /// Opens the database, creating an SQLite file that is not there. Runs no migrations.
+    ///
+    /// # Errors
+    /// An internal error when the URL is not understood, the database cannot be reached, or
+    /// another process has the SQLite file open.
+    pub async fn open(config: &config::Database) -> Result<Self> {
+        let Some(path) = sqlite_path(&config.url) else {
+            return Err(Error::internal(
+                "database.url: this version runs on SQLite only (sqlite://path)",
+            ));
+        };
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).internal("create the database's folder")?;
+        }
+        let lock = lock_beside(&path)?;
+        let synchronous = match config.sqlite_synchronous {
+            config::SqliteSynchronous::Full => SqliteSynchronous::Full,
+            config::SqliteSynchronous::Normal => SqliteSynchronous::Normal,
+        };
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let readers = config.max_connections.clamp(1, cores + 2) as u32;
+        let write = sqlite_pool(&path, 1, synchronous, false).await?;
+        let read = sqlite_pool(&path, readers, synchronous, true).await?;
+        Ok(Self {
+            read,
+            write,
+            _lock: Some(std::sync::Arc::new(lock)),
+        })
+    }
+
+    /// Brings the schema up to this version and makes sure the cluster's row is there.
+    ///
+    /// # Errors
+    /// An internal error when a migration fails.
+    pub async fn migrate(&self) -> Result<()> {
+        Migrator::up(&self.write, None)
+            .await
+            .internal("migrate the database")?;
+        cluster::ensure(self).await
+    }
+
+    /// What queries that write nothing run on.
+    pub fn reader(&self) -> &impl Conn {
+        &self.read
+    }
+
+    /// Begins a transaction that may write. It waits for its turn at most the database's
+    /// deadline.
+    ///
+    /// # Errors
+    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
+    pub async fn begin(&self) -> Result<Tx> {
+        let options = TransactionOptions {
+            isolation_level: None,
+            access_mode: Some(AccessMode::ReadWrite),
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        };
+        let begin = self.write.begin_with_options(options);
+        match tokio::time::timeout(DATABASE_DEADLINE, begin).await {
+            Ok(tx) => Ok(Tx(tx?)),
+            Err(_) => Err(Error::try_again("the database does not answer")),
+        }
+    }
+
+    /// Closes all connections; on SQLite the write-ahead log is folded into the file.
+    pub async fn close(&self) {
+        for pool in [&self.read, &self.write] {
+            if let Err(error) = pool.close_by_ref().await {
+                tracing::warn!(%error, "closing the database failed");
+            }
+        }
+    }
+}
+
+impl Tx {
+    /// What the transaction's queries run on.
+    pub fn conn(&self) -> &impl Conn {
+        &self.0
+    }
+
+    /// Makes everything done in the transaction durable.
+    ///
+    /// # Errors
+    /// [`Code::TryAgain`](crate::error::Code::TryAgain) or an internal error; the outcome is then
+    /// unknown.
+    pub async fn commit(self) -> Result<()> {
+        Ok(self.0.commit().await?)
+    }
+
+    pub(crate) fn into_inner(self) -> DatabaseTransaction {
+        self.0
+    }
+}
+
+/// The file an SQLite URL names, or `None` for another database.
+fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let rest = url.strip_prefix("sqlite:")?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    Some(PathBuf::from(path))
+}
+
+/// Takes the lock file beside an SQLite database.
+fn lock_beside(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .internal("open the database's lock file")?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::internal(format!(
+            "database.url: {} is in use by another process; one SQLite file serves one instance",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(error).internal("lock the database"),
+    }
+}
+
+async fn sqlite_pool(
+    path: &Path,
+    connections: u32,
+    synchronous: SqliteSynchronous,
+    query_only: bool,
+) -> Result<DatabaseConnection> {
+    let url = format!("sqlite://{}", path.display());
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .min_connections(connections)
+        .idle_timeout(None::<Duration>)
+        .max_lifetime(None::<Duration>)
+        .acquire_timeout(DATABASE_DEADLINE)
+        .test_before_acquire(false)
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false)
+        .map_sqlx_sqlite_opts(move |options| {
+            let options = options
+                .create_if_missing(!query_only)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(synchronous)
+                .busy_timeout(LOCK_TIMEOUT)
+                .statement_cache_capacity(128)
+                // Resident memory is bounded: no mapped pages, 4 MiB of page cache a connection.
+                .pragma("mmap_size", "0")
+                .pragma("cache_size", "-4096")
+                .pragma("temp_store", "memory")
+                .pragma("wal_autocheckpoint", "4000");
+            if query_only {
+                options.pragma("query_only", "on")
+            } else {
+                options
+            }
+        });
+    Database::connect(options)
+        .await
+        .internal("open the database")
+}
