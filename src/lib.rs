@@ -11,3 +11,4 @@ pub mod lifecycle;
 pub mod limits;
 pub mod pb;
 pub mod store;
+pub mod telemetry;

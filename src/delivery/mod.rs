@@ -3,5 +3,11 @@
 //!
 //! Nothing here is the truth: the timeline is, and everything pushed is a hint.
 
+pub mod bridge;
+pub mod feed;
 pub mod handle;
+pub mod push;
+pub mod reconcile;
 pub mod registry;
+pub mod router;
+pub mod topic;

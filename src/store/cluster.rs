@@ -2,8 +2,8 @@
 
 use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
 
-use super::{Conn, Store, entity::cluster};
-use crate::error::{Error, Result};
+use super::{Conn, Failure, Outcome, Store, entity::cluster};
+use crate::error::Result;
 
 const ROW: i16 = 1;
 
@@ -31,6 +31,11 @@ pub(super) async fn ensure(store: &Store) -> Result<()> {
 /// # Errors
 /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
 pub async fn epoch(conn: &impl Conn) -> Result<i64> {
+    Ok(epoch_raw(conn).await?)
+}
+
+/// As [`epoch`], for those who handle each kind of failure themselves.
+pub(crate) async fn epoch_raw(conn: &impl Conn) -> Outcome<i64> {
     Ok(row(conn).await?.epoch)
 }
 
@@ -59,11 +64,9 @@ pub async fn renew_epoch(store: &Store) -> Result<i64> {
     Ok(epoch)
 }
 
-async fn row(conn: &impl Conn) -> Result<cluster::Model> {
-    cluster::Entity::find_by_id(ROW)
-        .one(conn)
-        .await?
-        .ok_or_else(|| Error::internal("the table `cluster` has no row; run the migrations"))
+async fn row(conn: &impl Conn) -> Outcome<cluster::Model> {
+    let row = cluster::Entity::find_by_id(ROW).one(conn).await?;
+    row.ok_or_else(|| Failure::RecordNotFound("the row of the table `cluster`".into()))
 }
 
 /// Positive and never 0, which on the wire means "unknown".

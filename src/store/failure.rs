@@ -5,6 +5,11 @@ use sea_orm::{DbErr, RuntimeErr, sqlx};
 
 use crate::error::{Error, ResultExt};
 
+/// An error of the database, not yet judged.
+pub type Failure = DbErr;
+/// What a query answers to those who judge failures themselves.
+pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
+
 /// The kinds of failure that are handled differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -23,13 +23,17 @@ use crate::{
     limits::{DATABASE_DEADLINE, LOCK_TIMEOUT},
 };
 
+pub mod ack;
 pub mod cluster;
-mod failure;
-
 pub mod entity;
+mod failure;
+pub mod id_block;
+pub mod message;
+pub mod session;
+pub mod timeline;
 
-pub use failure::Kind as FailureKind;
-pub(crate) use failure::kind as failure_kind;
+pub use failure::{Failure, Kind as FailureKind};
+pub(crate) use failure::{Outcome, kind as failure_kind};
 
 /// Whatever a query runs on: the readers' pool or an open transaction.
 pub trait Conn: ConnectionTrait {}
@@ -101,16 +105,23 @@ impl Store {
     /// # Errors
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
     pub async fn begin(&self) -> Result<Tx> {
+        let begin = self.begin_raw();
+        match tokio::time::timeout(DATABASE_DEADLINE, begin).await {
+            Ok(tx) => Ok(tx?),
+            Err(_) => Err(Error::try_again(
+                "the database does not answer, try again later",
+            )),
+        }
+    }
+
+    /// As [`Store::begin`], for those who handle each kind of failure themselves.
+    pub(crate) async fn begin_raw(&self) -> Outcome<Tx> {
         let options = TransactionOptions {
             isolation_level: None,
             access_mode: Some(AccessMode::ReadWrite),
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         };
-        let begin = self.write.begin_with_options(options);
-        match tokio::time::timeout(DATABASE_DEADLINE, begin).await {
-            Ok(tx) => Ok(Tx(tx?)),
-            Err(_) => Err(Error::try_again("the database does not answer")),
-        }
+        Ok(Tx(self.write.begin_with_options(options).await?))
     }
 
     /// Closes all connections; on SQLite the write-ahead log is folded into the file.
@@ -138,8 +149,9 @@ impl Tx {
         Ok(self.0.commit().await?)
     }
 
-    pub(crate) fn into_inner(self) -> DatabaseTransaction {
-        self.0
+    /// As [`Tx::commit`], for those who handle each kind of failure themselves.
+    pub(crate) async fn commit_raw(self) -> Outcome<()> {
+        self.0.commit().await
     }
 }
 

@@ -1,0 +1,37 @@
+//! What can be followed.
+
+use crate::id::{GroupId, Owner, RoomId, UserId};
+
+/// A stream of messages that sessions follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// A user's own timeline.
+    User(UserId),
+    /// A large group's timeline.
+    Group(GroupId),
+    /// A room; it has no timeline.
+    Room(RoomId),
+    /// Every session of the cluster; it has no timeline.
+    Everyone,
+}
+
+impl Topic {
+    /// Whose timeline the topic is the live tail of, if it has one.
+    #[must_use]
+    pub const fn owner(self) -> Option<Owner> {
+        match self {
+            Self::User(id) => Some(Owner::User(id)),
+            Self::Group(id) => Some(Owner::Group(id)),
+            Self::Room(_) | Self::Everyone => None,
+        }
+    }
+}
+
+impl From<Owner> for Topic {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::User(id) => Self::User(id),
+            Owner::Group(id) => Self::Group(id),
+        }
+    }
+}

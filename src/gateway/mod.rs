@@ -1,0 +1,55 @@
+//! Long connections: TCP and WebSocket are two framings of one byte pipe, driven by one driver
+//! over one session state machine. No rule of the domain lives here: decode, call, encode.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{Authenticator, SignIns},
+    config,
+    delivery::{registry::Registry, router::Router},
+    lifecycle::Tasks,
+    message::Messages,
+    telemetry::Metrics,
+    timeline::{ack::Acks, epoch::Epoch, pages::Pages},
+};
+
+pub mod close;
+mod connection;
+mod dispatch;
+pub mod frame;
+mod link;
+mod rate;
+pub mod session;
+pub mod tcp;
+pub mod websocket;
+
+/// What every connection works with.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Deadlines and rates.
+    pub config: config::Session,
+    /// Signs devices in.
+    pub sign_ins: SignIns,
+    /// Checks tokens.
+    pub authenticator: Arc<Authenticator>,
+    /// This instance's sessions.
+    pub registry: Arc<Registry>,
+    /// This instance's feeds.
+    pub router: Arc<Router>,
+    /// Takes messages in.
+    pub messages: Arc<Messages>,
+    /// Reads timelines.
+    pub pages: Arc<Pages>,
+    /// Notes acks.
+    pub acks: Arc<Acks>,
+    /// The epoch that cursors are given with.
+    pub epoch: Arc<Epoch>,
+    /// Every connection is one of these.
+    pub tasks: Tasks,
+    /// Cancelled when the instance drains: no sign-in from then on.
+    pub draining: CancellationToken,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}

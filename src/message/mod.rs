@@ -1,0 +1,6 @@
+//! Messages on their way in: who may send what to whom, and where it goes.
+
+pub mod content;
+pub mod send;
+
+pub use send::{Messages, Origin, Receipt, Sent};

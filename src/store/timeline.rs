@@ -1,0 +1,210 @@
+//! Heads and entries of timelines.
+//!
+//! Invariant I1 rests here: a seq is only ever handed out by [`raise_heads`], inside the
+//! transaction that inserts the entry, and the head row's lock is held until that commits.
+
+use std::collections::HashMap;
+
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, ExprTrait, Iterable, Order, QueryFilter,
+    sea_query::{Expr, OnConflict, Query},
+};
+
+use super::{
+    Conn, Outcome,
+    entity::{message, timeline_entry, timeline_head},
+};
+use crate::{
+    error::Result,
+    id::{MessageId, Owner, Seq},
+};
+
+/// One entry to insert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whose timeline.
+    pub owner: Owner,
+    /// Which position.
+    pub seq: Seq,
+    /// Which message stands there.
+    pub message: MessageId,
+}
+
+/// A message as it stands at a position.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The position.
+    pub seq: Seq,
+    /// The message.
+    pub message: message::Model,
+}
+
+/// The heads of those `owners` that have a timeline.
+///
+/// # Errors
+/// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
+pub async fn heads(conn: &impl Conn, owners: &[Owner]) -> Result<HashMap<Owner, Seq>> {
+    Ok(heads_raw(conn, owners).await?)
+}
+
+/// As [`heads`], for those who handle each kind of failure themselves.
+pub(crate) async fn heads_raw(
+    conn: &impl Conn,
+    owners: &[Owner],
+) -> Outcome<HashMap<Owner, Seq>> {
+    if owners.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = timeline_head::Entity::find()
+        .filter(owned_by(owners))
+        .all(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let owner = Owner::from_columns(row.owner_type, row.owner_id)?;
+            Some((owner, Seq(row.seq)))
+        })
+        .collect())
+}
+
+/// Rows of `timeline_head` that belong to one of `owners`, by the primary key.
+fn owned_by(owners: &[Owner]) -> Condition {
+    let mut by_kind: HashMap<i16, Vec<i64>> = HashMap::new();
+    for owner in owners {
+        by_kind.entry(owner.kind()).or_default().push(owner.id());
+    }
+    by_kind
+        .into_iter()
+        .fold(Condition::any(), |any, (kind, ids)| {
+            any.add(
+                timeline_head::Column::OwnerType
+                    .eq(kind)
+                    .and(timeline_head::Column::OwnerId.is_in(ids)),
+            )
+        })
+}
+
+/// Raises each owner's head by its increment and returns the new heads. `increments` must be
+/// sorted by owner, so that two transactions lock in the same order.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn raise_heads(
+    conn: &impl Conn,
+    increments: &[(Owner, i64)],
+) -> Outcome<HashMap<Owner, Seq>> {
+    let mut upsert = Query::insert();
+    upsert.into_table(timeline_head::Entity).columns([
+        timeline_head::Column::OwnerType,
+        timeline_head::Column::OwnerId,
+        timeline_head::Column::Seq,
+    ]);
+    for (owner, by) in increments {
+        upsert.values_panic([owner.kind().into(), owner.id().into(), (*by).into()]);
+    }
+    let seq = Expr::col((timeline_head::Entity, timeline_head::Column::Seq));
+    upsert.on_conflict(
+        OnConflict::columns([
+            timeline_head::Column::OwnerType,
+            timeline_head::Column::OwnerId,
+        ])
+        .value(
+            timeline_head::Column::Seq,
+            seq.add(Expr::cust("excluded.\"seq\"")),
+        )
+        .to_owned(),
+    );
+    upsert.returning(Query::returning().columns([
+        timeline_head::Column::OwnerType,
+        timeline_head::Column::OwnerId,
+        timeline_head::Column::Seq,
+    ]));
+    let mut heads = HashMap::with_capacity(increments.len());
+    for row in conn.query_all(&upsert).await? {
+        let kind: i16 = row.try_get_by_index(0)?;
+        let id: i64 = row.try_get_by_index(1)?;
+        if let Some(owner) = Owner::from_columns(kind, id) {
+            heads.insert(owner, Seq(row.try_get_by_index(2)?));
+        }
+    }
+    Ok(heads)
+}
+
+/// Inserts entries at positions that [`raise_heads`] handed out in the same transaction.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn insert_entries(conn: &impl Conn, entries: &[Entry]) -> Outcome<()> {
+    let mut insert = Query::insert();
+    insert.into_table(timeline_entry::Entity).columns([
+        timeline_entry::Column::OwnerType,
+        timeline_entry::Column::OwnerId,
+        timeline_entry::Column::Seq,
+        timeline_entry::Column::MessageId,
+    ]);
+    for entry in entries {
+        insert.values_panic([
+            entry.owner.kind().into(),
+            entry.owner.id().into(),
+            entry.seq.get().into(),
+            entry.message.get().into(),
+        ]);
+    }
+    conn.execute(&insert).await?;
+    Ok(())
+}
+
+/// At which positions the given messages stand.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn entries_of(conn: &impl Conn, messages: &[MessageId]) -> Outcome<Vec<Entry>> {
+    let ids = messages.iter().map(|id| id.get());
+    let rows = timeline_entry::Entity::find()
+        .filter(timeline_entry::Column::MessageId.is_in(ids))
+        .all(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(Entry {
+                owner: Owner::from_columns(row.owner_type, row.owner_id)?,
+                seq: Seq(row.seq),
+                message: MessageId(row.message_id),
+            })
+        })
+        .collect())
+}
+
+/// Up to `limit` messages of a timeline after a position, ascending.
+///
+/// # Errors
+/// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
+pub async fn page(conn: &impl Conn, owner: Owner, after: Seq, limit: u64) -> Result<Vec<Row>> {
+    use timeline_entry::Column as Entry;
+
+    let of_entry = |column: Entry| (timeline_entry::Entity, column);
+    let mut select = Query::select();
+    select
+        .column(of_entry(Entry::Seq))
+        .columns(message::Column::iter().map(|column| (message::Entity, column)))
+        .from(timeline_entry::Entity)
+        .inner_join(
+            message::Entity,
+            Expr::col((message::Entity, message::Column::Id)).equals(of_entry(Entry::MessageId)),
+        )
+        .and_where(Expr::col(of_entry(Entry::OwnerType)).eq(owner.kind()))
+        .and_where(Expr::col(of_entry(Entry::OwnerId)).eq(owner.id()))
+        .and_where(Expr::col(of_entry(Entry::Seq)).gt(after.get()))
+        .order_by(of_entry(Entry::Seq), Order::Asc)
+        .limit(limit);
+    let mut rows = Vec::new();
+    for row in conn.query_all(&select).await? {
+        rows.push(Row {
+            seq: Seq(row.try_get_by_index(0)?),
+            message: super::message::from_columns(&row, 1)?,
+        });
+    }
+    Ok(rows)
+}

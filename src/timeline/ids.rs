@@ -1,0 +1,33 @@
+//! Message ids, taken from the database in blocks.
+
+use std::ops::Range;
+
+use crate::{
+    id::MessageId,
+    limits::MESSAGE_ID_BLOCK,
+    store::{self, Outcome, Store},
+};
+
+/// What is left of the block in use.
+#[derive(Debug, Default)]
+pub(super) struct MessageIds {
+    left: Range<i64>,
+}
+
+impl MessageIds {
+    /// The next `count` ids; a new block is taken where the old one has too few.
+    pub(super) async fn take(&mut self, store: &Store, count: usize) -> Outcome<Vec<MessageId>> {
+        let mut ids: Vec<MessageId> = self.left.by_ref().take(count).map(MessageId).collect();
+        while ids.len() < count {
+            self.left = store::id_block::take(store, "message", MESSAGE_ID_BLOCK).await?;
+            let missing = count - ids.len();
+            ids.extend(self.left.by_ref().take(missing).map(MessageId));
+        }
+        Ok(ids)
+    }
+
+    /// Forgets the block: after a restore it may be handed out again.
+    pub(super) fn forget(&mut self) {
+        self.left = 0..0;
+    }
+}

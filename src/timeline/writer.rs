@@ -1,0 +1,336 @@
+//! The writer: one task that appends what has gathered while its previous transaction ran, so that
+//! batching adds no waiting. After the commit it publishes in order and then replies (I2).
+//!
+//! What can go wrong is handled by its kind: what may be tried again is, within a deadline and
+//! with the same message ids; a commit whose outcome is unknown is looked up before anything is
+//! run again (I3); a batch that the database refuses is halved until the bad send stands alone.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::{
+    append::{self, Append, Appended, Failed, Placed},
+    epoch::Epoch,
+    ids::MessageIds,
+    pages,
+    queue::{Job, Queue},
+};
+use crate::{
+    delivery::{push::Template, router::Router, topic::Topic},
+    error::{Error, Result, ResultExt},
+    id::{MessageId, Seq},
+    lifecycle::Tasks,
+    limits::{BATCH_DEADLINE, SEND_DEADLINE},
+    store::{FailureKind, Outcome, Store},
+    telemetry::Metrics,
+};
+
+/// What the writer works with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where timelines are stored.
+    pub store: Store,
+    /// Where appended entries are offered.
+    pub router: Arc<Router>,
+    /// The epoch, observed in every transaction.
+    pub epoch: Arc<Epoch>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A handle to the writer; cloning it is cheap.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    queue: Arc<Queue>,
+}
+
+/// A send that waits for its commit.
+#[derive(Debug)]
+pub struct Waiting {
+    reply: oneshot::Receiver<Result<Appended>>,
+    deadline: tokio::time::Instant,
+}
+
+impl Writer {
+    /// Starts the writer. It ends, when everything waiting has been answered, after
+    /// [`Writer::close`]. `epoch_changed` is called when the database turns out to be a restored
+    /// one.
+    #[must_use]
+    pub fn start(
+        options: Options,
+        tasks: &Tasks,
+        epoch_changed: impl Fn() + Send + 'static,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let queue = Arc::new(Queue::default());
+        let task = Task {
+            options,
+            ids: MessageIds::default(),
+            epoch_changed: Box::new(epoch_changed),
+        };
+        let running = tasks.spawn(task.run(Arc::clone(&queue)));
+        (Self { queue }, running)
+    }
+
+    /// Puts a send into the queue. Two sends of one sender are appended in the order of these
+    /// calls, whether or not the first is waited for.
+    ///
+    /// # Errors
+    /// 10003 when the queue is full; 10004 when the server is shutting down.
+    pub fn append(&self, append: Append) -> Result<Waiting> {
+        let (reply, receiver) = oneshot::channel();
+        let since = Instant::now();
+        self.queue.push(Job {
+            append,
+            reply,
+            since,
+        })?;
+        Ok(Waiting {
+            reply: receiver,
+            deadline: (since + SEND_DEADLINE).into(),
+        })
+    }
+
+    /// Refuses further sends; what waits is still appended.
+    pub fn close(&self) {
+        self.queue.close();
+    }
+}
+
+impl Waiting {
+    /// Waits for the commit. Dropping the future does not take the send back.
+    ///
+    /// # Errors
+    /// 10004 when it could not be stored, or its outcome is unknown, within
+    /// [`SEND_DEADLINE`]; 10001 when its client message id was used for another message.
+    pub async fn done(mut self) -> Result<Appended> {
+        self.wait().await
+    }
+
+    /// As [`Waiting::done`], for a send that is kept. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Waiting::done`].
+    pub async fn wait(&mut self) -> Result<Appended> {
+        match tokio::time::timeout_at(self.deadline, &mut self.reply).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(unknown_outcome()),
+        }
+    }
+}
+
+fn unknown_outcome() -> Error {
+    Error::try_again("the message may not have been stored, try again with the same id")
+}
+
+struct Task {
+    options: Options,
+    ids: MessageIds,
+    epoch_changed: Box<dyn Fn() + Send>,
+}
+
+/// How a batch, or a part of it, ended.
+enum Ended {
+    Placed(Vec<Placed>),
+    /// Not stored, or unknown: try again later.
+    Away,
+    /// The database refuses it as it is.
+    Refused(Failed),
+}
+
+/// First pause before an attempt is repeated; it doubles up to `PAUSE_MAX`.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+impl Task {
+    async fn run(mut self, queue: Arc<Queue>) {
+        while let Some(jobs) = queue.take().await {
+            let (jobs, late): (Vec<Job>, Vec<Job>) = jobs
+                .into_iter()
+                .partition(|job| job.since.elapsed() < BATCH_DEADLINE);
+            for job in late {
+                answer(job, Err(Error::try_again("the database is too slow, try again later")));
+            }
+            if !jobs.is_empty() {
+                self.append(jobs).await;
+            }
+        }
+    }
+
+    async fn append(&mut self, jobs: Vec<Job>) {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let ids = match self.take_ids(jobs.len(), deadline).await {
+            Ok(ids) => ids,
+            Err(error) => {
+                for job in jobs {
+                    answer(job, Err(error.duplicate()));
+                }
+                return;
+            }
+        };
+        self.append_halving(jobs, ids, deadline).await;
+    }
+
+    /// Appends a batch; one that the database refuses is halved, so that one bad send fails alone.
+    fn append_halving(
+        &mut self,
+        mut jobs: Vec<Job>,
+        mut ids: Vec<MessageId>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match self.append_retrying(&jobs, &mut ids, deadline).await {
+                Ended::Placed(placed) => self.publish(jobs, placed),
+                Ended::Away => {
+                    for job in jobs {
+                        answer(job, Err(unknown_outcome()));
+                    }
+                }
+                Ended::Refused(failed) if jobs.len() == 1 => {
+                    let error = Err::<(), _>(failed.error).internal("append a message");
+                    for (job, error) in jobs.into_iter().zip(error.err()) {
+                        answer(job, Err(error));
+                    }
+                }
+                Ended::Refused(_) => {
+                    let second_ids = ids.split_off(jobs.len() / 2);
+                    let second = jobs.split_off(jobs.len() / 2);
+                    self.append_halving(jobs, ids, deadline).await;
+                    self.append_halving(second, second_ids, deadline).await;
+                }
+            }
+        })
+    }
+
+    /// Runs the transaction until it is known what became of it, or the deadline has passed.
+    async fn append_retrying(
+        &mut self,
+        jobs: &[Job],
+        ids: &mut Vec<MessageId>,
+        deadline: Instant,
+    ) -> Ended {
+        let batch: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+        let mut pause = PAUSE_MIN;
+        let mut in_doubt = false;
+        let mut duplicates = 0;
+        loop {
+            if in_doubt {
+                match append::find_committed(&self.options.store, &batch, ids).await {
+                    Ok(Some(placed)) => return Ended::Placed(placed),
+                    Ok(None) => in_doubt = false,
+                    Err(error) => tracing::warn!(%error, "looking up a commit failed"),
+                }
+            }
+            if !in_doubt {
+                match self.attempt(&batch, ids).await {
+                    Ok(placed) => return Ended::Placed(placed),
+                    Err(failed) => match failed.kind {
+                        FailureKind::Transient | FailureKind::Away => {
+                            tracing::warn!(error = %failed.error, "a batch was not stored yet");
+                            in_doubt = failed.in_commit;
+                        }
+                        // Another instance stored one of them between the look-up and the
+                        // insert: the next attempt sees it.
+                        FailureKind::Duplicate if duplicates == 0 => {
+                            duplicates += 1;
+                            in_doubt = true;
+                        }
+                        // After a restore the database hands out ids once more.
+                        FailureKind::Duplicate if duplicates == 1 => {
+                            duplicates += 1;
+                            self.ids.forget();
+                            match self.take_ids(ids.len(), deadline).await {
+                                Ok(fresh) => *ids = fresh,
+                                Err(_) => return Ended::Away,
+                            }
+                        }
+                        FailureKind::Duplicate | FailureKind::Other => {
+                            return Ended::Refused(failed);
+                        }
+                    },
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                return Ended::Away;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One transaction.
+    async fn attempt(
+        &mut self,
+        batch: &[&Append],
+        ids: &[MessageId],
+    ) -> std::result::Result<Vec<Placed>, Failed> {
+        let begun = Instant::now();
+        let committed = append::append(&self.options.store, batch, ids).await?;
+        let rows = batch.iter().map(|append| append.rows()).sum();
+        let metrics = &self.options.metrics;
+        metrics.batch_committed(batch.len(), rows, begun.elapsed());
+        if self.options.epoch.observe(committed.epoch) {
+            tracing::warn!(epoch = committed.epoch, "the database has a new epoch");
+            self.ids.forget();
+            (self.epoch_changed)();
+        }
+        Ok(committed.placed)
+    }
+
+    /// Offers every new entry to its topic, in order, then replies.
+    fn publish(&self, jobs: Vec<Job>, placed: Vec<Placed>) {
+        for (job, placed) in jobs.into_iter().zip(placed) {
+            let result = match placed {
+                Placed::New(id, seqs) => Ok(self.publish_one(&job.append, id, &seqs)),
+                Placed::Repeat(appended) => Ok(appended),
+                Placed::Conflict => Err(append::conflict()),
+            };
+            answer(job, result);
+        }
+    }
+
+    fn publish_one(&self, append: &Append, id: MessageId, seqs: &[Seq]) -> Appended {
+        let router = &self.options.router;
+        let mut template = None;
+        for (owner, seq) in append.owners.iter().zip(seqs) {
+            let topic = Topic::from(*owner);
+            if !router.is_unheard(topic) {
+                let template = template.get_or_insert_with(|| {
+                    let message = pages::new_message(&append.message, id, &append.profile);
+                    Template::new(message, append.message.device)
+                });
+                router.publish(topic, *seq, template);
+            }
+        }
+        let position = append.owners.iter().position(|o| *o == append.answer_owner);
+        Appended {
+            seq: position.map_or(Seq::ZERO, |at| seqs[at]),
+            message_id: id,
+            send_time: append.message.send_time,
+            repeated: false,
+        }
+    }
+
+    async fn take_ids(&mut self, count: usize, deadline: Instant) -> Result<Vec<MessageId>> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let taken: Outcome<_> = self.ids.take(&self.options.store, count).await;
+            match taken {
+                Ok(ids) => return Ok(ids),
+                Err(error) if Instant::now() + pause >= deadline => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "message ids could not be taken yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+/// Tells whoever waits; that nobody does any more is his affair.
+fn answer(job: Job, result: Result<Appended>) {
+    let _ = job.reply.send(result);
+}
