@@ -2,6 +2,7 @@
 //!
 //! Imports go down only; ARCHITECTURE.md says what each module is for and why.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
@@ -12,5 +13,6 @@ pub mod lifecycle;
 pub mod limits;
 pub mod listen;
 pub mod pb;
+pub mod server;
 pub mod store;
 pub mod telemetry;
