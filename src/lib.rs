@@ -2,13 +2,17 @@
 //!
 //! Imports go down only; ARCHITECTURE.md says what each module is for and why.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod error;
+pub mod http;
 pub mod id;
 pub mod lifecycle;
 pub mod limits;
+pub mod listen;
 pub mod pb;
+pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -131,6 +131,39 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// `/readyz` answers within this time.
 pub const READY_DEADLINE: Duration = Duration::from_millis(1_500);
 
+/// Connections that wait to be accepted, per listener.
+pub const LISTEN_BACKLOG: u32 = 4_096;
+/// How long a listener rests when the process or the machine has no room for a connection.
+pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// Time between two log lines about failing accepts.
+pub const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an HTTP client may take to send the head of a request.
+pub const HTTP_HEAD_MAX: Duration = Duration::from_secs(10);
+/// How long an HTTP connection may stay open before its first request.
+pub const HTTP_FIRST_REQUEST_MAX: Duration = Duration::from_secs(30);
+const _: () = assert!(HTTP_HEAD_MAX.as_millis() < HTTP_FIRST_REQUEST_MAX.as_millis());
+/// Bytes of an HTTP/1.1 connection's buffer; the head of a request must fit.
+pub const HTTP_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of an HTTP/2 request's headers.
+pub const HTTP2_HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Requests at the same time on one HTTP/2 connection.
+pub const HTTP2_STREAMS_MAX: u32 = 256;
+/// Bytes one HTTP/2 stream may send before they are taken.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Bytes one HTTP/2 connection may send before they are taken.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Time between two pings on a quiet HTTP/2 connection.
+pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an HTTP/2 ping may stay unanswered.
+pub const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `im healthcheck` waits for an answer.
+pub const HEALTHCHECK_DEADLINE: Duration = Duration::from_secs(3);
+const _: () = assert!(READY_DEADLINE.as_millis() < HEALTHCHECK_DEADLINE.as_millis());
+/// File descriptors below which a start is logged as a warning: each connection takes one.
+pub const OPEN_FILES_LOW: u64 = 65_536;
+/// How long stuck blocking work may hold the process once everything else has ended.
+pub const RUNTIME_LINGER_MAX: Duration = Duration::from_secs(1);
+
 /// Authorizations kept in memory.
 pub const CREDENTIALS_CACHED_MAX: u64 = 100_000;
 /// Profiles kept in memory.

@@ -1,8 +1,13 @@
-//! The configuration: what the sections and keys of `im.toml` mean.
+//! What the sections and keys of `im.toml` mean. Whoever adds a key adds it here, to `im.toml` and
+//! to `keys.rs`; a test compares the three.
+//!
+//! Invariant: `Debug` never shows a secret, nor a URL that may contain one.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr};
 
 use serde::Deserialize;
+
+use super::url::without_secrets;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,7 +56,7 @@ pub struct Listen {
 }
 
 /// `[database]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
     /// `sqlite://path`, `mysql://…` or `postgres://…`.
@@ -73,7 +78,7 @@ pub enum SqliteSynchronous {
 }
 
 /// `[redis]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     /// Empty: one instance.
@@ -81,7 +86,7 @@ pub struct Redis {
 }
 
 /// `[users]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Users {
     /// Whose accounts they are.
@@ -101,7 +106,7 @@ pub enum UserProvider {
 }
 
 /// `[sign_in]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignIn {
     /// How verification codes reach people.
@@ -125,7 +130,7 @@ pub enum CodeSender {
 }
 
 /// `[internal]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Internal {
     /// What callers of the internal listener must send; empty: nothing, on loopback only.
@@ -210,10 +215,57 @@ pub enum LogFormat {
     Json,
 }
 
-/// A duration from a config key in seconds; more than a hundred years is a hundred years, so that
-/// a deadline can always be computed.
-#[must_use]
-pub fn seconds(value: u64) -> Duration {
-    const CENTURY_S: u64 = 100 * 365 * 24 * 3600;
-    Duration::from_secs(value.min(CENTURY_S))
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("url", &without_secrets(&self.url))
+            .field("max_connections", &self.max_connections)
+            .field("sqlite_synchronous", &self.sqlite_synchronous)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("url", &without_secrets(&self.url))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Users")
+            .field("provider", &self.provider)
+            .field("endpoint", &without_secrets(&self.endpoint))
+            .finish()
+    }
+}
+
+impl fmt::Debug for SignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn")
+            .field("code_sender", &self.code_sender)
+            .field("webhook_url", &without_secrets(&self.webhook_url))
+            .field("test_code", &Secret(&self.test_code))
+            .field("token_ttl_days", &self.token_ttl_days)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Internal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Internal")
+            .field("token", &Secret(&self.token))
+            .finish()
+    }
+}
+
+/// Shows whether a secret is set, and nothing else of it.
+struct Secret<'a>(&'a str);
+
+impl fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "unset" } else { "***" })
+    }
 }

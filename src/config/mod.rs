@@ -1,0 +1,29 @@
+//! The configuration: `im.toml` as it is built in, then the file, then the environment
+//! (`IM_<SECTION>__<KEY>`), later ones winning key by key.
+//!
+//! Invariant: a [`Config`] that was loaded is valid; nobody after it checks a key again.
+
+use std::time::Duration;
+
+mod keys;
+mod load;
+mod types;
+mod url;
+
+pub use load::{Invalid, Loaded, Origin, load};
+pub use types::{
+    CodeSender, Config, Database, Delivery, Devices, Files, Groups, Internal, Listen, Log,
+    LogFormat, Redis, Session, SignIn, SqliteSynchronous, UserProvider, Users,
+};
+pub use url::without_secrets;
+
+/// The default configuration, every key explained.
+pub const BUILT_IN: &str = include_str!("../../im.toml");
+
+/// A duration from a config key in seconds; more than a hundred years is a hundred years, so that
+/// a deadline can always be computed.
+#[must_use]
+pub fn seconds(value: u64) -> Duration {
+    const CENTURY_S: u64 = 100 * 365 * 24 * 3600;
+    Duration::from_secs(value.min(CENTURY_S))
+}

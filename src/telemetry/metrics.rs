@@ -1,0 +1,249 @@
+//! The server's metrics, typed: whoever counts holds a resolved handle, so that counting is one
+//! atomic addition. They belong to one server; there is no global recorder.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+use super::process::Process;
+
+/// One label of a metric: name and value, of a closed list in the code.
+type Label = [(&'static str, &'static str); 1];
+
+/// All metrics of one server.
+pub struct Metrics {
+    registry: Registry,
+    /// Devices signed in.
+    pub sessions: PerTransport<Gauge>,
+    /// Sends by how they ended.
+    pub sends: SendOutcomes,
+    /// Time from a send's arrival to its answer, in seconds.
+    pub send_latency: Histogram,
+    /// Sends in one transaction of the writer.
+    pub batch_sends: Histogram,
+    /// Timeline entries in one transaction of the writer.
+    pub batch_rows: Histogram,
+    /// Time one transaction of the writer takes, in seconds.
+    pub commit_latency: Histogram,
+    /// Messages written to devices.
+    pub deliveries: Counter,
+    /// Gaps in feeds that were filled from the database.
+    pub gaps_filled: Counter,
+    /// Reads from the database for sessions whose position had left the ring.
+    pub catch_up_reads: Counter,
+    /// Pages answered to `SyncInput`.
+    pub sync_pages: Counter,
+    /// Sign-ins on long connections by how they ended.
+    pub sign_ins: Outcomes,
+    closes: Family<Label, Counter>,
+}
+
+/// One metric for each transport of long connections.
+#[derive(Debug, Default)]
+pub struct PerTransport<M> {
+    /// Over TCP.
+    pub tcp: M,
+    /// Over WebSocket.
+    pub websocket: M,
+}
+
+/// How sends end.
+#[derive(Debug)]
+pub struct SendOutcomes {
+    /// Stored.
+    pub ok: Counter,
+    /// Stored before, with the same `client_message_id`.
+    pub repeated: Counter,
+    /// Answered with a business error.
+    pub refused: Counter,
+    /// Not stored because of the server or its database.
+    pub failed: Counter,
+}
+
+/// How something ends that is allowed or not.
+#[derive(Debug)]
+pub struct Outcomes {
+    /// Done.
+    pub ok: Counter,
+    /// Answered with a business error.
+    pub refused: Counter,
+    /// Not done because of the server or its database.
+    pub failed: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process));
+        let im = registry.sub_registry_with_prefix("im");
+        im.register("build", "The running version", build_info());
+        let sessions = Family::<Label, Gauge>::default();
+        im.register("sessions", "Devices signed in", sessions.clone());
+        let sends = Family::<Label, Counter>::default();
+        im.register("sends", "Sends by result", sends.clone());
+        let sign_ins = Family::<Label, Counter>::default();
+        im.register(
+            "sign_ins",
+            "Sign-ins on long connections by result",
+            sign_ins.clone(),
+        );
+        let closes = Family::<Label, Counter>::default();
+        im.register(
+            "closes",
+            "Long connections closed by reason",
+            closes.clone(),
+        );
+        Self {
+            sessions: PerTransport {
+                tcp: sessions.get_or_create_owned(&[("transport", "tcp")]),
+                websocket: sessions.get_or_create_owned(&[("transport", "websocket")]),
+            },
+            sends: SendOutcomes::of(&sends),
+            sign_ins: Outcomes::of(&sign_ins),
+            closes,
+            send_latency: latency(im, "send_latency", "From a send's arrival to its answer"),
+            commit_latency: latency(im, "commit_latency", "One transaction of the writer"),
+            batch_sends: sizes(im, "batch_sends", "Sends in one transaction of the writer"),
+            batch_rows: sizes(im, "batch_rows", "Entries in one transaction of the writer"),
+            deliveries: count(im, "deliveries", "Messages written to devices"),
+            gaps_filled: count(im, "gaps_filled", "Gaps in feeds filled from the database"),
+            catch_up_reads: count(
+                im,
+                "catch_up_reads",
+                "Database reads for sessions too slow for the ring",
+            ),
+            sync_pages: count(im, "sync_pages", "Pages answered to SyncInput"),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a long connection that ended; `reason` is of a closed list.
+    pub fn closed(&self, reason: &'static str) {
+        self.closes.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        match text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(error) => {
+                tracing::error!(%error, "writing the metrics failed");
+                String::new()
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl SendOutcomes {
+    fn of(family: &Family<Label, Counter>) -> Self {
+        Self {
+            ok: family.get_or_create_owned(&[("result", "ok")]),
+            repeated: family.get_or_create_owned(&[("result", "repeated")]),
+            refused: family.get_or_create_owned(&[("result", "refused")]),
+            failed: family.get_or_create_owned(&[("result", "failed")]),
+        }
+    }
+}
+
+impl Outcomes {
+    fn of(family: &Family<Label, Counter>) -> Self {
+        Self {
+            ok: family.get_or_create_owned(&[("result", "ok")]),
+            refused: family.get_or_create_owned(&[("result", "refused")]),
+            failed: family.get_or_create_owned(&[("result", "failed")]),
+        }
+    }
+}
+
+fn build_info() -> Info<Label> {
+    Info::new([("version", env!("CARGO_PKG_VERSION"))])
+}
+
+fn count(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+/// A histogram of seconds, from 0.1 ms to 13 s, each bucket twice as wide.
+fn latency(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+    let histogram = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+/// A histogram of counts, from 1 to 4,096.
+fn sizes(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+    let histogram = Histogram::new(exponential_buckets(1.0, 2.0, 13));
+    registry.register(name, help, histogram.clone());
+    histogram
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_rendered_under_its_name() {
+        let metrics = Metrics::default();
+        metrics.sessions.tcp.inc();
+        metrics.sends.repeated.inc();
+        metrics.sign_ins.refused.inc();
+        metrics.closed("idle");
+        metrics.send_latency.observe(0.001);
+        metrics.deliveries.inc_by(3);
+        let text = metrics.render();
+        for line in [
+            concat!(
+                "im_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
+            "im_sessions{transport=\"tcp\"} 1",
+            "im_sessions{transport=\"websocket\"} 0",
+            "im_sends_total{result=\"ok\"} 0",
+            "im_sends_total{result=\"repeated\"} 1",
+            "im_sign_ins_total{result=\"refused\"} 1",
+            "im_closes_total{reason=\"idle\"} 1",
+            "im_send_latency_seconds_count 1",
+            "im_commit_latency_seconds_count 0",
+            "im_batch_sends_count 0",
+            "im_batch_rows_count 0",
+            "im_deliveries_total 3",
+            "im_gaps_filled_total 0",
+            "im_catch_up_reads_total 0",
+            "im_sync_pages_total 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        for name in [
+            "process_resident_memory_bytes ",
+            "process_cpu_seconds_total ",
+            "process_open_fds ",
+            "process_start_time_seconds ",
+        ] {
+            assert!(text.lines().any(|l| l.starts_with(name)), "{name}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
