@@ -2,17 +2,25 @@
 //!
 //! Imports go down only; ARCHITECTURE.md says what each module is for and why.
 
+pub mod auth;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod device;
 pub mod error;
+pub mod gateway;
+pub mod grpc;
 pub mod http;
 pub mod id;
 pub mod lifecycle;
 pub mod limits;
 pub mod listen;
+pub mod message;
 pub mod pb;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod timeline;
+pub mod user;

@@ -52,6 +52,18 @@ impl Tasks {
         });
     }
 
+    /// Another group of tasks of the same server, with a stop signal of its own: a shutdown ends
+    /// one group after the other.
+    #[must_use]
+    pub fn group(&self) -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            crashed: self.crashed.clone(),
+            culprit: Arc::clone(&self.culprit),
+        }
+    }
+
     /// The signal that asks every task to end.
     #[must_use]
     pub fn stop(&self) -> &CancellationToken {
@@ -64,8 +76,9 @@ impl Tasks {
         self.tracker.wait().await;
     }
 
-    /// Serves until `shutdown` asks for a drain or a critical task crashes; then gives every task
-    /// the signal to stop, runs `drain` and waits for all tasks, for at most `deadline`.
+    /// Serves until `shutdown` asks for a drain or a critical task of any group crashes; then runs
+    /// `drain`, gives the tasks of this group the signal to stop and waits for them, all within
+    /// `deadline`.
     ///
     /// # Errors
     /// An internal error when a critical task crashed, or when the deadline or a second request
@@ -80,9 +93,9 @@ impl Tasks {
             () = shutdown.drain.cancelled() => tracing::info!("draining"),
             () = self.crashed.cancelled() => {}
         }
-        self.stop.cancel();
         let drained = async {
             drain.await;
+            self.stop.cancel();
             self.finished().await;
         };
         let cut_off_by = tokio::select! {

@@ -1,21 +1,43 @@
-//! The composition root: binds the listeners, builds what the modules need, and runs them.
+//! The composition root: the only file that knows all modules. It binds the listeners, builds what
+//! each module is given, runs them, and ends them in the order that loses nothing.
 
-use std::{future, sync::Arc};
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, routing::get};
+use tokio::task::JoinHandle;
 
 use crate::{
-    config::{Config, seconds},
-    error::Result,
+    auth::{self, Authenticator, SignIns},
+    clock::{self, Clock},
+    config::{Config, UserProvider, seconds},
+    delivery::{
+        bridge::in_process::InProcess,
+        handle::Eviction,
+        reconcile,
+        registry::Registry,
+        router,
+    },
+    device::Devices,
+    error::{Error, Result},
+    gateway::{self, Gateway, websocket},
+    grpc,
     http,
     lifecycle::{Shutdown, Tasks},
-    listen::{Addresses, Listeners},
-    store::Store,
+    listen::{Listener, Listeners},
+    message::Messages,
+    store::{self, Store},
     telemetry::Metrics,
+    timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
+    user::{Accounts, Directory},
 };
+
+pub use crate::listen::Addresses;
 
 /// A server whose sockets are bound and whose database is open.
 #[derive(Debug)]
 pub struct Server {
     config: Config,
+    clock: Arc<dyn Clock>,
     listeners: Listeners,
     store: Store,
 }
@@ -26,11 +48,21 @@ impl Server {
     /// # Errors
     /// An internal error that names the key at fault.
     pub async fn bind(config: Config) -> Result<Self> {
+        Self::bind_with_clock(config, Arc::new(clock::System)).await
+    }
+
+    /// As [`Server::bind`], with a wall clock of the caller's.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        refuse_unsupported(&config)?;
         let listeners = Listeners::bind(&config.listen)?;
         let store = Store::open(&config.database).await?;
         store.migrate().await?;
         Ok(Self {
             config,
+            clock,
             listeners,
             store,
         })
@@ -45,26 +77,288 @@ impl Server {
     /// Serves until `shutdown` asks for an end.
     ///
     /// # Errors
-    /// An internal error when the server crashed or its drain was cut off.
+    /// An internal error when the server cannot start, crashed, or its drain was cut off.
     pub async fn run(self, shutdown: Shutdown) -> Result<()> {
-        let tasks = Tasks::default();
-        let metrics = Arc::new(Metrics::default());
-        let health = http::health_routes(self.store.clone(), tasks.clone());
-        let Listeners {
-            http: public,
-            metrics: scraped,
-            ..
-        } = self.listeners;
-        tasks.spawn_critical("http", http::serve(public, health, tasks.clone()));
-        tasks.spawn_critical(
-            "metrics",
-            http::serve(scraped, http::metrics_routes(metrics), tasks.clone()),
-        );
         let deadline = seconds(self.config.delivery.drain_timeout_s);
-        let result = tasks
-            .supervise(&shutdown, deadline, future::ready(()))
-            .await;
-        self.store.close().await;
+        let store = self.store.clone();
+        let groups = Groups::default();
+        let running = self.start(&groups).await?;
+        let drain = running.drain(&groups);
+        let result = groups.probes.supervise(&shutdown, deadline, drain).await;
+        store.close().await;
         result
+    }
+
+    /// Builds every module on the ones below it and starts what runs by itself.
+    async fn start(self, groups: &Groups) -> Result<Running> {
+        let Self {
+            config,
+            clock,
+            listeners,
+            store,
+        } = self;
+        let metrics = Arc::new(Metrics::default());
+        let registry = Arc::new(Registry::default());
+        let bridge = Arc::new(InProcess);
+        let core = &groups.core;
+        let router = router::Router::new(bridge, core.clone(), Arc::clone(&metrics));
+        let router = Arc::new(router);
+
+        let authenticator = Arc::new(Authenticator::new(
+            store.clone(),
+            Arc::clone(&registry),
+            Arc::clone(&clock),
+            core.clone(),
+            &config.sign_in,
+            &config.devices,
+        ));
+        let directory = Arc::new(Directory::new(store.clone()));
+        let devices = Devices::new(store.clone(), Arc::clone(&clock));
+
+        let epoch = Arc::new(Epoch::new(store::cluster::epoch(store.reader()).await?));
+        let pages = Pages::new(
+            store.clone(),
+            Arc::clone(&directory),
+            core.clone(),
+            Arc::clone(&metrics),
+        );
+        let acks = Arc::new(Acks::default());
+        let (writer, writing) = Writer::start(
+            writer::Options {
+                store: store.clone(),
+                router: Arc::clone(&router),
+                epoch: Arc::clone(&epoch),
+                metrics: Arc::clone(&metrics),
+            },
+            core,
+            start_over(&router, &registry),
+        );
+        let messages = Arc::new(Messages::new(
+            store.clone(),
+            writer.clone(),
+            Arc::clone(&router),
+            Arc::clone(&directory),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        ));
+        let sign_ins = SignIns::start(
+            store.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+            core,
+        );
+        let accounts = Accounts::open(
+            store.clone(),
+            Arc::clone(&authenticator),
+            Arc::clone(&directory),
+            Arc::clone(&clock),
+            core.clone(),
+            &config.sign_in,
+        );
+        let accounts = Arc::new(accounts.await?);
+        let gateway = Arc::new(Gateway {
+            config: config.session.clone(),
+            sign_ins,
+            authenticator: Arc::clone(&authenticator),
+            registry: Arc::clone(&registry),
+            router: Arc::clone(&router),
+            messages: Arc::clone(&messages),
+            pages: Arc::new(pages),
+            acks: Arc::clone(&acks),
+            epoch,
+            tasks: groups.edge.clone(),
+            draining: groups.edge.stop().clone(),
+            metrics: Arc::clone(&metrics),
+        });
+        let external = grpc::external(grpc::External {
+            authenticator,
+            accounts: Arc::clone(&accounts),
+            devices: devices.clone(),
+            messages,
+        });
+        let external = external.await?;
+        let internal = grpc::internal(grpc::Internal {
+            accounts,
+            devices,
+            registry: Arc::clone(&registry),
+            token: config.internal.token.clone(),
+        });
+        let internal = internal.await?;
+
+        let interval = seconds(config.delivery.reconcile_interval_s);
+        start_housekeeping(core, &acks, &router, &registry, &store, clock, interval);
+        let health = [external.health, internal.health];
+        let routes = Routes {
+            external: external.router,
+            internal: internal.router,
+            public: http::health_routes(
+                store.clone(),
+                groups.edge.stop().clone(),
+                groups.probes.clone(),
+            )
+            .merge(websocket::routes(Arc::clone(&gateway))),
+            metrics: http::metrics_routes(metrics),
+        };
+        serve(listeners, gateway, routes, groups);
+        Ok(Running {
+            store,
+            registry,
+            acks,
+            writer,
+            writing,
+            health,
+        })
+    }
+}
+
+/// What a key of the configuration asks for that this version does not have.
+fn refuse_unsupported(config: &Config) -> Result<()> {
+    let unsupported = if !config.redis.url.is_empty() {
+        "redis.url: this version runs one instance without Redis; leave it empty"
+    } else if config.users.provider != UserProvider::Builtin {
+        "users.provider: this version has the built-in user directory only"
+    } else {
+        return Ok(());
+    };
+    Err(Error::internal(unsupported))
+}
+
+/// The tasks of a server, in the order in which a drain ends them.
+#[derive(Debug)]
+struct Groups {
+    /// Connections of devices and callers.
+    edge: Tasks,
+    /// What works for them: the writer, sign-ins, acks, page reads, sweeps.
+    core: Tasks,
+    /// Health and metrics, which answer to the end.
+    probes: Tasks,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        let probes = Tasks::default();
+        Self {
+            edge: probes.group(),
+            core: probes.group(),
+            probes,
+        }
+    }
+}
+
+/// What is served where.
+struct Routes {
+    external: Router,
+    internal: Router,
+    public: Router,
+    metrics: Router,
+}
+
+fn serve(listeners: Listeners, gateway: Arc<Gateway>, routes: Routes, groups: &Groups) {
+    let Groups { edge, probes, .. } = groups;
+    edge.spawn_critical("tcp", accept(listeners.tcp, gateway));
+    edge.spawn_critical(
+        "grpc",
+        http::serve(listeners.grpc, routes.external, edge.clone()),
+    );
+    edge.spawn_critical(
+        "internal",
+        http::serve(listeners.internal, routes.internal, edge.clone()),
+    );
+    probes.spawn_critical(
+        "http",
+        http::serve(listeners.http, routes.public, probes.clone()),
+    );
+    probes.spawn_critical(
+        "metrics",
+        http::serve(listeners.metrics, routes.metrics, probes.clone()),
+    );
+}
+
+/// Serves long connections over TCP until the drain.
+async fn accept(listener: Listener, gateway: Arc<Gateway>) {
+    let tasks = gateway.tasks.clone();
+    listener
+        .accept(&tasks, |stream, _| {
+            gateway
+                .tasks
+                .spawn(gateway::tcp::serve(Arc::clone(&gateway), stream));
+        })
+        .await;
+}
+
+/// Starts what compares this instance with the database, and what writes acks.
+fn start_housekeeping(
+    core: &Tasks,
+    acks: &Arc<Acks>,
+    router: &Arc<router::Router>,
+    registry: &Arc<Registry>,
+    store: &Store,
+    clock: Arc<dyn Clock>,
+    interval: Duration,
+) {
+    core.spawn_critical("acks", Arc::clone(acks).run(store.clone(), core.clone()));
+    core.spawn_critical(
+        "feed sweep",
+        reconcile::sweep(
+            Arc::clone(router),
+            store.clone(),
+            interval,
+            core.stop().clone(),
+            start_over(router, registry),
+        ),
+    );
+    core.spawn_critical(
+        "session sweep",
+        auth::sweep(
+            Arc::clone(registry),
+            store.clone(),
+            clock,
+            interval,
+            core.stop().clone(),
+        ),
+    );
+}
+
+/// What is done when the database turns out to be older than what was delivered from it: nothing
+/// that this instance remembers of it holds any more. Devices come back and are told to reset.
+fn start_over(
+    router: &Arc<router::Router>,
+    registry: &Arc<Registry>,
+) -> impl Fn() + Send + Sync + 'static {
+    let (router, registry) = (Arc::clone(router), Arc::clone(registry));
+    move || {
+        tracing::warn!("the database went back in time, all sessions start over");
+        router.forget_feeds();
+        registry.evict_all(Eviction::Draining);
+    }
+}
+
+/// What a drain needs of a running server.
+struct Running {
+    store: Store,
+    registry: Arc<Registry>,
+    acks: Arc<Acks>,
+    writer: Writer,
+    writing: JoinHandle<()>,
+    health: [grpc::Health; 2],
+}
+
+impl Running {
+    /// Ends everything but the probes: first no new work and a notice to every session, then the
+    /// writer when nobody can send any more, then the rest.
+    async fn drain(self, groups: &Groups) {
+        groups.edge.stop().cancel();
+        for health in &self.health {
+            health.stop_serving().await;
+        }
+        self.registry.evict_all(Eviction::Draining);
+        groups.edge.finished().await;
+        self.writer.close();
+        if self.writing.await.is_err() {
+            tracing::error!("the writer crashed");
+        }
+        groups.core.stop().cancel();
+        groups.core.finished().await;
+        self.acks.flush(&self.store).await;
     }
 }

@@ -137,7 +137,7 @@ impl Task {
                     .ok_or_else(Error::sign_in_again),
                 Err(error) => Err(error.duplicate()),
             };
-            self.metrics.sign_in_done(answer.is_ok());
+            self.metrics.sign_in_done(&answer);
             // Whoever does not wait any more has gone away.
             let _ = request.reply.send(answer);
         }

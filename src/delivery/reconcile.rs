@@ -3,11 +3,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{feed::Feed, router::Router};
 use crate::{
     error::Result,
     id::{Owner, Seq},
-    lifecycle::Tasks,
     limits::{GAP_WAIT, SWEEP_CHUNK},
     store::{self, Store},
 };
@@ -27,7 +28,7 @@ pub async fn sweep(
     router: Arc<Router>,
     store: Store,
     interval: Duration,
-    tasks: Tasks,
+    stop: CancellationToken,
     went_back: impl Fn() + Send,
 ) {
     loop {
@@ -42,12 +43,12 @@ pub async fn sweep(
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = tasks.stop().cancelled() => return,
+                () = stop.cancelled() => return,
             }
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = tasks.stop().cancelled() => return,
+            () = stop.cancelled() => return,
         }
     }
 }

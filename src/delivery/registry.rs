@@ -60,6 +60,13 @@ impl Registry {
         }
     }
 
+    /// Evicts every session.
+    pub fn evict_all(&self, why: Eviction) {
+        for handle in self.lock().values().flatten() {
+            handle.evict(why);
+        }
+    }
+
     /// Who is signed in on a device at this instance, if anybody.
     #[must_use]
     pub fn online(&self, device: DeviceId) -> Option<UserId> {
@@ -75,6 +82,18 @@ impl Registry {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Handle>> {
         self.lock().values().flatten().cloned().collect()
+    }
+
+    /// How many devices have a session.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// True when no device has a session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Vec<Arc<Handle>>>> {

@@ -103,7 +103,7 @@ impl Router {
             if let Some(end) = feed.gap_end()
                 && feed.advance_to(end)
             {
-                metrics.gap_filled();
+                metrics.gaps_filled.inc();
             }
         });
     }
@@ -126,9 +126,19 @@ impl Router {
             .collect()
     }
 
-    fn release(&self, topic: Topic) {
+    /// Forgets all feeds: whoever leases one from now on gets a new one. Those who hold the old
+    /// ones are to be ended.
+    pub fn forget_feeds(&self) {
+        self.lock().clear();
+    }
+
+    fn release(&self, feed: &Arc<Feed>) {
+        let topic = feed.topic();
         let mut feeds = self.lock();
         if let Entry::Occupied(mut entry) = feeds.entry(topic) {
+            if !Arc::ptr_eq(&entry.get().feed, feed) {
+                return;
+            }
             entry.get_mut().leases -= 1;
             if entry.get().leases == 0 {
                 entry.remove();
@@ -152,6 +162,6 @@ impl std::ops::Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.router.release(self.feed.topic());
+        self.router.release(&self.feed);
     }
 }

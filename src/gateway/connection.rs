@@ -14,6 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -120,12 +121,9 @@ impl Connection {
 
     /// Drives the connection to its end.
     pub(super) async fn run(mut self) {
-        let gateway = Arc::clone(&self.gateway);
-        let websocket = self.framing.is_websocket();
-        let _open = gateway.metrics.session_opened(websocket);
         let why = self.drive().await;
         tracing::debug!(reason = why.label(), "connection ended");
-        gateway.metrics.session_closed(why.label());
+        self.gateway.metrics.closed(why.label());
         self.end(why).await;
     }
 
@@ -187,7 +185,7 @@ impl Connection {
                 if let Some(link) = &mut self.link {
                     let given =
                         link.take_caught_up(slot, &pushes, &self.framing, &mut self.outbox);
-                    self.gateway.metrics.delivered(given);
+                    self.gateway.metrics.deliveries.inc_by(given.into());
                 }
                 Ok(())
             }
@@ -420,6 +418,17 @@ impl Connection {
         let (user, device) = (link.user, link.device());
         self.session.signed_in(user, device, link.head(), link.acked);
         self.link = Some(link);
+        self.sessions().inc();
+    }
+
+    /// The gauge that counts this connection while it is signed in.
+    fn sessions(&self) -> &Gauge {
+        let sessions = &self.gateway.metrics.sessions;
+        if self.framing.is_websocket() {
+            &sessions.websocket
+        } else {
+            &sessions.tcp
+        }
     }
 
     fn page_given(&mut self, end: Seq, has_more: bool) {
@@ -501,7 +510,7 @@ impl Connection {
     fn pull(&mut self) {
         if let Some(link) = &mut self.link {
             let given = link.pull(&self.gateway, &self.framing, &mut self.outbox);
-            self.gateway.metrics.delivered(given);
+            self.gateway.metrics.deliveries.inc_by(given.into());
         }
     }
 
@@ -575,10 +584,15 @@ impl Connection {
     async fn end(mut self, why: Close) {
         self.session.close();
         if self.link.take().is_some() {
+            self.sessions().dec();
             self.gateway.acks.hurry();
         }
         if why == Close::PeerGone || why == Close::WriteStalled {
             return;
+        }
+        if why == Close::Evicted(Eviction::Draining) {
+            // Who was promised an answer should not have to ask again.
+            let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.settle()).await;
         }
         let retry_after_ms = self.gateway.retry_after_ms();
         if let Some(notice) = why.notice(retry_after_ms) {
@@ -598,6 +612,19 @@ impl Connection {
         self.framing.put_close(why.websocket_code(), &mut self.outbox);
         // A peer that hangs must not hold the connection.
         let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.say_goodbye()).await;
+    }
+
+    /// Waits for what is under way and answers it.
+    async fn settle(&mut self) {
+        if let Some(working) = self.working.take()
+            && let Done::Accepted(head, receipt) = working.await
+        {
+            self.receipts.push_back((head, receipt));
+        }
+        while !self.receipts.is_empty() {
+            let sent = stored(&mut self.receipts).await;
+            self.answer_stored(sent);
+        }
     }
 
     /// Writes the rest and waits for the peer to close: closing a socket with unread bytes would

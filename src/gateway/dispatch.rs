@@ -163,7 +163,7 @@ pub(super) fn sync(gateway: &Arc<Gateway>, user: UserId, input: pb::Input) -> Bo
         };
         match synced.await {
             Ok(synced) => {
-                gateway.metrics.page_synced();
+                gateway.metrics.sync_pages.inc();
                 Done::Synced {
                     answer: head.ok(&synced.output),
                     end: synced.user_end,

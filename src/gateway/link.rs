@@ -87,6 +87,9 @@ impl Link {
         if user.get() <= 0 || device.get() <= 0 {
             return Err(Error::sign_in_again());
         }
+        if gateway.draining.is_cancelled() {
+            return Err(Error::try_again("this instance is shutting down"));
+        }
         let entered = Entered::new(device, &gateway.registry);
         let lease = gateway.router.lease(Topic::User(user)).await?;
         let signed = gateway.sign_ins.sign_in(user, device, token_hash).await?;

@@ -53,3 +53,13 @@ pub struct Gateway {
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
+
+impl Gateway {
+    /// When a device should come back to another instance, or to this one after its restart: spread
+    /// out, so that all do not come at once.
+    fn retry_after_ms(&self) -> i64 {
+        let sessions = self.registry.len() as i64;
+        let spread_ms = (1_000 + sessions).min(30_000);
+        rand::random_range(100..=spread_ms)
+    }
+}

@@ -5,9 +5,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
+    Router,
     body::Body,
     extract::{Query, Request, State},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use bytes::BytesMut;
 use http::StatusCode;
@@ -28,7 +30,13 @@ use crate::{
 };
 
 /// The route `/ws`.
-pub async fn upgrade(
+pub fn routes(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/ws", get(upgrade))
+        .with_state(gateway)
+}
+
+async fn upgrade(
     State(gateway): State<Arc<Gateway>>,
     Query(query): Query<HashMap<String, String>>,
     mut request: Request,

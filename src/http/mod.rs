@@ -15,6 +15,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     lifecycle::Tasks,
@@ -27,10 +28,11 @@ mod serve;
 
 pub use serve::serve;
 
-/// `/healthz` and `/readyz`.
-pub fn health_routes(store: Store, tasks: Tasks) -> Router {
+/// `/healthz` and `/readyz`; the server is not ready once `draining` is cancelled.
+pub fn health_routes(store: Store, draining: CancellationToken, tasks: Tasks) -> Router {
     let readiness = Arc::new(Readiness {
         store,
+        draining,
         tasks,
         probe: Mutex::new(None),
     });
@@ -53,7 +55,7 @@ async fn render(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
 }
 
 async fn ready(State(readiness): State<Arc<Readiness>>) -> (StatusCode, &'static str) {
-    if readiness.tasks.stop().is_cancelled() {
+    if readiness.draining.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if readiness.database_answers().await {
         (StatusCode::OK, "ready\n")
@@ -68,6 +70,7 @@ async fn ready(State(readiness): State<Arc<Readiness>>) -> (StatusCode, &'static
 /// Finds out whether the server can do its work.
 struct Readiness {
     store: Store,
+    draining: CancellationToken,
     tasks: Tasks,
     probe: Mutex<Option<Probe>>,
 }
@@ -128,19 +131,20 @@ mod tests {
         answer.expect("an answer").status()
     }
 
-    async fn routes(folder: &tempfile::TempDir) -> (Router, Store, Tasks) {
+    async fn routes(folder: &tempfile::TempDir) -> (Router, Store, CancellationToken) {
         let mut database = Config::default().database;
         database.url = format!("sqlite://{}/im.db", folder.path().display());
         let store = Store::open(&database).await.expect("a database");
         store.migrate().await.expect("a schema");
-        let tasks = Tasks::default();
-        (health_routes(store.clone(), tasks.clone()), store, tasks)
+        let draining = CancellationToken::new();
+        let routes = health_routes(store.clone(), draining.clone(), Tasks::default());
+        (routes, store, draining)
     }
 
     #[tokio::test]
     async fn readiness_follows_the_database_and_health_does_not() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (routes, store, _tasks) = routes(&folder).await;
+        let (routes, store, _draining) = routes(&folder).await;
         assert_eq!(status(&routes, "/readyz").await, StatusCode::OK);
         store.close().await;
         assert_eq!(
@@ -153,8 +157,8 @@ mod tests {
     #[tokio::test]
     async fn a_draining_server_is_not_ready() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (routes, _store, tasks) = routes(&folder).await;
-        tasks.stop().cancel();
+        let (routes, _store, draining) = routes(&folder).await;
+        draining.cancel();
         assert_eq!(
             status(&routes, "/readyz").await,
             StatusCode::SERVICE_UNAVAILABLE
@@ -164,10 +168,11 @@ mod tests {
     #[tokio::test]
     async fn concurrent_probes_share_one_query() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (_, store, tasks) = routes(&folder).await;
+        let (_, store, draining) = routes(&folder).await;
         let readiness = Readiness {
             store,
-            tasks,
+            draining,
+            tasks: Tasks::default(),
             probe: Mutex::new(None),
         };
         let begun = || async {

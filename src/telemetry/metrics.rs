@@ -1,7 +1,7 @@
 //! The server's metrics, typed: whoever counts holds a resolved handle, so that counting is one
 //! atomic addition. They belong to one server; there is no global recorder.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use prometheus_client::{
     encoding::text,
@@ -16,6 +16,7 @@ use prometheus_client::{
 };
 
 use super::process::Process;
+use crate::error::{Code, Error, Result};
 
 /// One label of a metric: name and value, of a closed list in the code.
 type Label = [(&'static str, &'static str); 1];
@@ -129,6 +130,43 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a send that was answered with a result `after` it arrived.
+    pub fn send_done(&self, repeated: bool, after: Duration) {
+        let result = if repeated {
+            &self.sends.repeated
+        } else {
+            &self.sends.ok
+        };
+        result.inc();
+        self.send_latency.observe(after.as_secs_f64());
+    }
+
+    /// Counts a send that was answered with an error.
+    pub fn send_refused(&self, error: &Error) {
+        match error.code() {
+            Some(Code::TryAgain) | None => self.sends.failed.inc(),
+            Some(_) => self.sends.refused.inc(),
+        };
+    }
+
+    /// Counts a sign-in on a long connection.
+    pub fn sign_in_done<T>(&self, result: &Result<T>) {
+        match result {
+            Ok(_) => self.sign_ins.ok.inc(),
+            Err(error) if matches!(error.code(), Some(Code::TryAgain) | None) => {
+                self.sign_ins.failed.inc()
+            }
+            Err(_) => self.sign_ins.refused.inc(),
+        };
+    }
+
+    /// Counts a transaction of the writer.
+    pub fn batch_committed(&self, sends: usize, rows: usize, took: Duration) {
+        self.batch_sends.observe(sends as f64);
+        self.batch_rows.observe(rows as f64);
+        self.commit_latency.observe(took.as_secs_f64());
+    }
+
     /// Counts a long connection that ended; `reason` is of a closed list.
     pub fn closed(&self, reason: &'static str) {
         self.closes.get_or_create(&[("reason", reason)]).inc();

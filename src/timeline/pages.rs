@@ -133,7 +133,7 @@ impl Pages {
     fn begin_reading(self: &Arc<Self>, owner: Owner, after: Seq) -> Reading {
         let this = Arc::clone(self);
         let task = self.tasks.spawn(async move {
-            this.metrics.catch_up_read();
+            this.metrics.catch_up_reads.inc();
             let page = this.read(owner, after, PAGE_BYTES_MAX).await;
             let mut readings = this.readings.lock().unwrap_or_else(PoisonError::into_inner);
             readings.remove(&(owner, after));
