@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod cache;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -22,5 +23,7 @@ pub mod pb;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod timeline;
 pub mod user;

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
+use axum::Router;
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -11,17 +11,12 @@ use crate::{
     clock::{self, Clock},
     config::{Config, UserProvider, seconds},
     delivery::{
-        bridge::in_process::InProcess,
-        handle::Eviction,
-        reconcile,
-        registry::Registry,
-        router,
+        bridge::in_process::InProcess, handle::Eviction, reconcile, registry::Registry, router,
     },
     device::Devices,
     error::{Error, Result},
     gateway::{self, Gateway, websocket},
-    grpc,
-    http,
+    grpc, http,
     lifecycle::{Shutdown, Tasks},
     listen::{Listener, Listeners},
     message::Messages,

@@ -109,7 +109,8 @@ impl Task {
     async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut waiting = Vec::new();
         loop {
-            if waiting.is_empty() && requests.recv_many(&mut waiting, SIGN_IN_BATCH_MAX).await == 0 {
+            if waiting.is_empty() && requests.recv_many(&mut waiting, SIGN_IN_BATCH_MAX).await == 0
+            {
                 return;
             }
             let batch = take_batch(&mut waiting);
@@ -127,7 +128,9 @@ impl Task {
         let signed = match signed {
             Ok(Ok(signed)) => Ok(signed),
             Ok(Err(error)) => Err(Error::from(error)),
-            Err(_) => Err(Error::try_again("the database does not answer, try again later")),
+            Err(_) => Err(Error::try_again(
+                "the database does not answer, try again later",
+            )),
         };
         for request in batch {
             let answer = match &signed {
@@ -161,8 +164,14 @@ impl Task {
             return Ok(HashMap::new());
         }
         let devices: Vec<DeviceId> = valid.iter().map(|request| request.device).collect();
-        let sessions: Vec<_> = valid.iter().map(|request| (request.user, request.device)).collect();
-        let users: HashSet<Owner> = valid.iter().map(|request| Owner::User(request.user)).collect();
+        let sessions: Vec<_> = valid
+            .iter()
+            .map(|request| (request.user, request.device))
+            .collect();
+        let users: HashSet<Owner> = valid
+            .iter()
+            .map(|request| Owner::User(request.user))
+            .collect();
         let users: Vec<Owner> = users.into_iter().collect();
         let generations = store::session::raise_generations(conn, &devices, now).await?;
         let heads = store::timeline::heads_raw(conn, &users).await?;

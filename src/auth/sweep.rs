@@ -116,9 +116,18 @@ mod tests {
         let verdict = |token, generation, now| verdict(&session, token, generation, now);
         assert_eq!(verdict(Some(&token), Some(5), 99), None);
         assert_eq!(verdict(Some(&token), Some(6), 99), Some(Eviction::Replaced));
-        assert_eq!(verdict(Some(&token), Some(5), 100), Some(Eviction::SignedOut));
-        assert_eq!(verdict(Some(&foreign), Some(5), 99), Some(Eviction::SignedOut));
-        assert_eq!(verdict(Some(&newer), Some(5), 99), Some(Eviction::SignedOut));
+        assert_eq!(
+            verdict(Some(&token), Some(5), 100),
+            Some(Eviction::SignedOut)
+        );
+        assert_eq!(
+            verdict(Some(&foreign), Some(5), 99),
+            Some(Eviction::SignedOut)
+        );
+        assert_eq!(
+            verdict(Some(&newer), Some(5), 99),
+            Some(Eviction::SignedOut)
+        );
         assert_eq!(verdict(None, Some(5), 99), Some(Eviction::SignedOut));
     }
 }

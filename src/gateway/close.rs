@@ -3,7 +3,7 @@
 use crate::{delivery::handle::Eviction, error::Error, pb};
 
 /// The reasons a connection ends for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// The peer went away, or the connection broke.
     PeerGone,

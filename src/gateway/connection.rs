@@ -4,13 +4,7 @@
 //! One task per connection, and no queue between it and anything: what is not written yet stays in
 //! the feeds (I6). Invariant: buffers exist only while they hold something.
 
-use std::{
-    collections::VecDeque,
-    io,
-    pin::Pin,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::VecDeque, io, pin::Pin, sync::Arc, time::Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -183,8 +177,7 @@ impl Connection {
             Event::Link(link::Event::Woken) => self.wake(),
             Event::Link(link::Event::CaughtUp(slot, pushes)) => {
                 if let Some(link) = &mut self.link {
-                    let given =
-                        link.take_caught_up(slot, &pushes, &self.framing, &mut self.outbox);
+                    let given = link.take_caught_up(slot, &pushes, &self.framing, &mut self.outbox);
                     self.gateway.metrics.deliveries.inc_by(given.into());
                 }
                 Ok(())
@@ -416,7 +409,8 @@ impl Connection {
 
     fn go_live(&mut self, link: Box<Link>) {
         let (user, device) = (link.user, link.device());
-        self.session.signed_in(user, device, link.head(), link.acked);
+        self.session
+            .signed_in(user, device, link.head(), link.acked);
         self.link = Some(link);
         self.sessions().inc();
     }
@@ -565,7 +559,8 @@ impl Connection {
         if !is_signed_in && quiet >= seconds(config.sign_in_timeout_s) {
             return Err(Close::SignInTimeout);
         }
-        let stalled = |since| now.saturating_duration_since(since) >= seconds(config.write_timeout_s);
+        let stalled =
+            |since| now.saturating_duration_since(since) >= seconds(config.write_timeout_s);
         if self.blocked_since.is_some_and(stalled) {
             return Err(Close::WriteStalled);
         }
@@ -609,7 +604,8 @@ impl Connection {
             };
             self.answer(&head.error(&error));
         }
-        self.framing.put_close(why.websocket_code(), &mut self.outbox);
+        self.framing
+            .put_close(why.websocket_code(), &mut self.outbox);
         // A peer that hangs must not hold the connection.
         let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.say_goodbye()).await;
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
-use prost::{Message as _, bytes::Bytes};
+use prost::bytes::Bytes;
 use tracing::Instrument as _;
 
 use super::{Gateway, link::Link};
@@ -140,7 +140,9 @@ pub(super) fn sign_in_again(
             if (sign_in.user_id, sign_in.device_id) != (user.get(), device.get()) {
                 return Err(Error::sign_in_again());
             }
-            let authorized = gateway.authenticator.authorize(user, device, &sign_in.token);
+            let authorized = gateway
+                .authenticator
+                .authorize(user, device, &sign_in.token);
             authorized.await.map(drop)
         };
         match checked.await {
@@ -152,7 +154,11 @@ pub(super) fn sign_in_again(
 }
 
 /// One page.
-pub(super) fn sync(gateway: &Arc<Gateway>, user: UserId, input: pb::Input) -> BoxFuture<'static, Done> {
+pub(super) fn sync(
+    gateway: &Arc<Gateway>,
+    user: UserId,
+    input: pb::Input,
+) -> BoxFuture<'static, Done> {
     let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
     let span = tracing::info_span!("sync", request_id = head.request_id, %user);
@@ -178,7 +184,11 @@ pub(super) fn sync(gateway: &Arc<Gateway>, user: UserId, input: pb::Input) -> Bo
 }
 
 /// A message.
-pub(super) fn send(gateway: &Arc<Gateway>, from: Origin, input: pb::Input) -> BoxFuture<'static, Done> {
+pub(super) fn send(
+    gateway: &Arc<Gateway>,
+    from: Origin,
+    input: pb::Input,
+) -> BoxFuture<'static, Done> {
     let head = Head::of(&input);
     let messages = Arc::clone(&gateway.messages);
     let span = tracing::info_span!("send", request_id = head.request_id, user = %from.user, device = %from.device);

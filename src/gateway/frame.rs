@@ -273,7 +273,11 @@ mod tests {
     }
 
     /// Feeds `wire` in pieces of the given sizes, over and over, and gathers the frames.
-    fn decode(mut framing: Framing, wire: &[u8], pieces: &[usize]) -> Result<Vec<Frame>, FrameError> {
+    fn decode(
+        mut framing: Framing,
+        wire: &[u8],
+        pieces: &[usize],
+    ) -> Result<Vec<Frame>, FrameError> {
         let mut buffer = BytesMut::new();
         let mut frames = Vec::new();
         let mut rest = wire;
@@ -336,25 +340,44 @@ mod tests {
     }
 
     fn refusal(wire: &[u8]) -> Option<FrameError> {
-        decode(Framing::WebSocket(Fragments::default()), wire, &[wire.len().max(1)]).err()
+        decode(
+            Framing::WebSocket(Fragments::default()),
+            wire,
+            &[wire.len().max(1)],
+        )
+        .err()
     }
 
     #[test]
     fn what_rfc_6455_forbids_is_refused() {
         let mask = [1, 2, 3, 4];
         let binary = OpCode::Data(Data::Binary);
-        assert_eq!(refusal(&[0x82, 0x01, 0x00]), Some(FrameError::Protocol), "unmasked");
-        assert_eq!(refusal(&[0xc2, 0x81, 0, 0, 0, 0, 1]), Some(FrameError::Protocol), "reserved bit");
+        assert_eq!(
+            refusal(&[0x82, 0x01, 0x00]),
+            Some(FrameError::Protocol),
+            "unmasked"
+        );
+        assert_eq!(
+            refusal(&[0xc2, 0x81, 0, 0, 0, 0, 1]),
+            Some(FrameError::Protocol),
+            "reserved bit"
+        );
         let orphan = masked(OpCode::Data(Data::Continue), true, b"x", mask);
         assert_eq!(refusal(&orphan), Some(FrameError::Protocol));
         let long_ping = masked(OpCode::Control(Control::Ping), true, &[0; 126], mask);
         assert_eq!(refusal(&long_ping), Some(FrameError::Protocol));
         let text = masked(OpCode::Data(Data::Text), true, b"x", mask);
         assert_eq!(refusal(&text), Some(FrameError::Text));
-        assert_eq!(refusal(&masked(binary, true, b"", mask)), Some(FrameError::Empty));
+        assert_eq!(
+            refusal(&masked(binary, true, b"", mask)),
+            Some(FrameError::Empty)
+        );
         let too_long = masked(binary, true, &vec![0; FRAME_BODY_BYTES_MAX + 1], mask);
         assert_eq!(refusal(&too_long), Some(FrameError::TooLong));
-        assert_eq!(refusal(&masked(binary, true, &vec![0; FRAME_BODY_BYTES_MAX], mask)), None);
+        assert_eq!(
+            refusal(&masked(binary, true, &vec![0; FRAME_BODY_BYTES_MAX], mask)),
+            None
+        );
     }
 
     #[test]

@@ -134,7 +134,10 @@ impl Link {
     /// beyond it what this session was given.
     pub(super) fn head(&self) -> Seq {
         let follow = &self.follows[USER_SLOT as usize];
-        follow.position.seq.max(follow.lease.head().unwrap_or_default())
+        follow
+            .position
+            .seq
+            .max(follow.lease.head().unwrap_or_default())
     }
 
     /// Takes over what the feeds have reported.
@@ -174,10 +177,13 @@ impl Link {
             if follow.held {
                 continue;
             }
-            let (read, count) = follow.lease.read(follow.key, &mut follow.position, device, |body| {
-                framing.put(body, out);
-                out.len() < WRITE_BUFFER_BYTES_MAX
-            });
+            let (read, count) =
+                follow
+                    .lease
+                    .read(follow.key, &mut follow.position, device, |body| {
+                        framing.put(body, out);
+                        out.len() < WRITE_BUFFER_BYTES_MAX
+                    });
             given += count;
             match read {
                 Read::UpToDate => {}

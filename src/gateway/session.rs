@@ -312,7 +312,10 @@ mod tests {
     fn what_only_the_server_sends_is_refused_and_the_connection_stays() {
         let session = live(0, 0);
         for package in [0, PackageType::PtNotice as i32, 99, -1] {
-            assert!(matches!(session.admit(package), Admission::Refuse(_)), "{package}");
+            assert!(
+                matches!(session.admit(package), Admission::Refuse(_)),
+                "{package}"
+            );
         }
     }
 
@@ -321,6 +324,9 @@ mod tests {
         let mut session = live(0, 0);
         session.close();
         assert!(session.identity().is_none());
-        assert!(matches!(session.admit(PackageType::PtHeartbeat as i32), Admission::End(_)));
+        assert!(matches!(
+            session.admit(PackageType::PtHeartbeat as i32),
+            Admission::End(_)
+        ));
     }
 }

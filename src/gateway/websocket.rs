@@ -31,9 +31,7 @@ use crate::{
 
 /// The route `/ws`.
 pub fn routes(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/ws", get(upgrade))
-        .with_state(gateway)
+    Router::new().route("/ws", get(upgrade)).with_state(gateway)
 }
 
 async fn upgrade(
@@ -60,10 +58,7 @@ async fn upgrade(
 }
 
 /// Signs in with the credential in the URL; `None` when there is none.
-async fn sign_in(
-    gateway: &Gateway,
-    query: &HashMap<String, String>,
-) -> Result<Option<Box<Link>>> {
+async fn sign_in(gateway: &Gateway, query: &HashMap<String, String>) -> Result<Option<Box<Link>>> {
     let get = |key| query.get(key).map(String::as_str);
     let (user, device, token) = (get("user_id"), get("device_id"), get("token"));
     if user.is_none() && device.is_none() && token.is_none() {

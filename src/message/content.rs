@@ -99,7 +99,10 @@ fn strings_are_utf8(message_type: MessageType, mut content: &[u8]) -> bool {
         let Ok(len) = decode_varint(&mut content) else {
             return true;
         };
-        let Some((text, rest)) = usize::try_from(len).ok().and_then(|len| content.split_at_checked(len)) else {
+        let Some((text, rest)) = usize::try_from(len)
+            .ok()
+            .and_then(|len| content.split_at_checked(len))
+        else {
             return true;
         };
         if std::str::from_utf8(text).is_err() {
@@ -116,8 +119,14 @@ mod tests {
 
     #[test]
     fn text_that_is_not_utf8_is_refused() {
-        assert!(!strings_are_utf8(MessageType::MtText, &[0x0a, 2, 0xff, 0xfe]));
-        assert!(!strings_are_utf8(MessageType::MtImage, &[0x10, 3, 0x2a, 1, 0x80]));
+        assert!(!strings_are_utf8(
+            MessageType::MtText,
+            &[0x0a, 2, 0xff, 0xfe]
+        ));
+        assert!(!strings_are_utf8(
+            MessageType::MtImage,
+            &[0x10, 3, 0x2a, 1, 0x80]
+        ));
     }
 
     #[test]
@@ -128,7 +137,13 @@ mod tests {
 
     #[test]
     fn a_device_may_only_use_the_businesss_command_codes() {
-        let command = |code| pb::Command { code, data: Default::default() }.encode_to_vec();
+        let command = |code| {
+            pb::Command {
+                code,
+                data: Default::default(),
+            }
+            .encode_to_vec()
+        };
         assert!(check_device_command(&command(1_000)).is_ok());
         assert!(check_device_command(&command(999)).is_err());
         assert!(check_device_command(&command(-5)).is_err());

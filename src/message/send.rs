@@ -191,11 +191,15 @@ impl Messages {
             }
             ReceiverType::RtSmallGroup | ReceiverType::RtLargeGroup => {
                 let group = GroupId(send.message.receiver_id);
-                Err(Error::business(Code::NoSuchGroup, format!("no such group: {group}")))
+                Err(Error::business(
+                    Code::NoSuchGroup,
+                    format!("no such group: {group}"),
+                ))
             }
-            ReceiverType::RtRoom | ReceiverType::RtUnknown => {
-                Err(Error::business(Code::NotAllowed, "subscribe to the room first"))
-            }
+            ReceiverType::RtRoom | ReceiverType::RtUnknown => Err(Error::business(
+                Code::NotAllowed,
+                "subscribe to the room first",
+            )),
         }
     }
 
@@ -204,7 +208,8 @@ impl Messages {
         let message = pages::new_message(&send.message, MessageId(0), &send.profile);
         let template = Template::new(message, send.message.device);
         for owner in &send.owners {
-            self.router.publish(Topic::from(*owner), Seq::ZERO, &template);
+            self.router
+                .publish(Topic::from(*owner), Seq::ZERO, &template);
         }
         Sent {
             seq: Seq::ZERO,

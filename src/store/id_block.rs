@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use sea_orm::{
-    EntityTrait, ExprTrait,
+    ConnectionTrait, EntityTrait, ExprTrait,
     sea_query::{Expr, OnConflict, Query},
 };
 

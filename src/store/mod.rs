@@ -24,14 +24,20 @@ use crate::{
 };
 
 pub mod ack;
+pub mod auth_token;
 pub mod cluster;
+mod commit;
+pub mod device;
 pub mod entity;
 mod failure;
 pub mod id_block;
 pub mod message;
 pub mod session;
 pub mod timeline;
+pub mod user;
+pub mod verification_code;
 
+pub use commit::within_deadline;
 pub use failure::{Failure, Kind as FailureKind};
 pub(crate) use failure::{Outcome, kind as failure_kind};
 

@@ -48,10 +48,7 @@ pub async fn heads(conn: &impl Conn, owners: &[Owner]) -> Result<HashMap<Owner, 
 }
 
 /// As [`heads`], for those who handle each kind of failure themselves.
-pub(crate) async fn heads_raw(
-    conn: &impl Conn,
-    owners: &[Owner],
-) -> Outcome<HashMap<Owner, Seq>> {
+pub(crate) async fn heads_raw(conn: &impl Conn, owners: &[Owner]) -> Outcome<HashMap<Owner, Seq>> {
     if owners.is_empty() {
         return Ok(HashMap::new());
     }

@@ -12,8 +12,8 @@ pub use crate::store::ack::Key;
 use crate::{
     error::Result,
     id::{DeviceId, Owner, Seq, UserId},
-    limits::{ACK_BATCH_MAX, ACK_FLUSH_INTERVAL},
     lifecycle::Tasks,
+    limits::{ACK_BATCH_MAX, ACK_FLUSH_INTERVAL},
     store::{self, Store},
 };
 
@@ -109,7 +109,11 @@ impl Acks {
         {
             state.flushing.insert(key, seq);
         }
-        state.flushing.iter().map(|(key, seq)| (*key, *seq)).collect()
+        state
+            .flushing
+            .iter()
+            .map(|(key, seq)| (*key, *seq))
+            .collect()
     }
 
     fn end_flush(&self, keep: bool) {

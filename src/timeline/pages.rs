@@ -200,7 +200,11 @@ fn delivered(row: store::timeline::Row, profiles: &Profiles) -> Delivered {
 #[must_use]
 pub fn new_message(message: &NewMessage, id: MessageId, profile: &Arc<Profile>) -> pb::Message {
     pb::Message {
-        sender: Some(sender(message.sender_type, message.sender_id, Some(profile))),
+        sender: Some(sender(
+            message.sender_type,
+            message.sender_id,
+            Some(profile),
+        )),
         receiver_type: message.receiver_type.into(),
         receiver_id: message.receiver_id,
         to_user_ids: message.to_user_ids.clone(),

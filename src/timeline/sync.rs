@@ -46,7 +46,10 @@ pub async fn sync(
     };
 
     let page = pages.read(owner, after, PAGE_BYTES_MAX).await?;
-    let user_end = page.messages.last().map_or(after, |last| Seq(last.message.seq));
+    let user_end = page
+        .messages
+        .last()
+        .map_or(after, |last| Seq(last.message.seq));
     Ok(Synced {
         user_end,
         output: pb::SyncOutput {

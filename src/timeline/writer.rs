@@ -153,7 +153,12 @@ impl Task {
                 .into_iter()
                 .partition(|job| job.since.elapsed() < BATCH_DEADLINE);
             for job in late {
-                answer(job, Err(Error::try_again("the database is too slow, try again later")));
+                answer(
+                    job,
+                    Err(Error::try_again(
+                        "the database is too slow, try again later",
+                    )),
+                );
             }
             if !jobs.is_empty() {
                 self.append(jobs).await;
