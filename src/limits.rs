@@ -148,8 +148,16 @@ pub const ATTEMPTS_PER_NUMBER_MAX: i32 = 5;
 pub const ATTEMPTS_PER_ADDRESS_MAX: u32 = 100;
 /// The time over which wrong attempts are counted.
 pub const ATTEMPT_WINDOW: Duration = Duration::from_secs(600);
+/// Wrong attempts are remembered for at least this many addresses (and devices) at a time.
+pub const ATTEMPT_COUNTERS_MAX: usize = 65_536;
 /// Password hashes computed at the same time; each takes 19 MiB and about 30 ms of a core.
 pub const PASSWORD_HASHES_MAX: usize = 2;
+/// Password hashes that wait for their turn; beyond it a call answers 10004 at once.
+pub const PASSWORD_HASHES_WAITING_MAX: usize = 128;
+/// Verification codes that are on their way to the code sender at the same time.
+pub const CODES_IN_FLIGHT_MAX: usize = 256;
+/// How long the webhook may take to accept a verification code.
+pub const CODE_WEBHOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest gRPC request in bytes.
 pub const GRPC_REQUEST_BYTES_MAX: usize = 1024 * 1024;

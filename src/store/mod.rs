@@ -23,11 +23,17 @@ use crate::{
     limits::{DATABASE_DEADLINE, LOCK_TIMEOUT},
 };
 
+pub mod auth_token;
 pub mod cluster;
+mod commit;
+pub mod device;
 mod failure;
+pub mod user;
+pub mod verification_code;
 
 pub mod entity;
 
+pub use commit::within_deadline;
 pub use failure::Kind as FailureKind;
 pub(crate) use failure::kind as failure_kind;
 
