@@ -38,6 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.bytes(["."]);
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
+        // An rpc that no code answers yet is UNIMPLEMENTED.
+        .generate_default_stubs(true)
         .compile_fds_with_config(protox::compile(CONTRACT, ["proto"])?, config)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())

@@ -10,6 +10,7 @@ pub mod config;
 pub mod delivery;
 pub mod device;
 pub mod error;
+pub mod grpc;
 pub mod id;
 pub mod lifecycle;
 pub mod limits;

@@ -1,0 +1,60 @@
+//! Between the contract's messages and the domain's types. Times are unix milliseconds inside and
+//! unix seconds in the contract.
+
+use crate::{
+    device::{Description, Device},
+    pb,
+    user::{Changes, User},
+};
+
+pub(super) fn user(user: User) -> pb::User {
+    pb::User {
+        user_id: user.id,
+        nickname: user.nickname,
+        sex: user.sex.into(),
+        avatar_url: user.avatar_url,
+        extra: user.extra,
+        create_time: seconds(user.created_at),
+        update_time: seconds(user.updated_at),
+    }
+}
+
+pub(super) fn changes(request: pb::UpdateUserReq) -> Changes {
+    Changes {
+        nickname: request.nickname,
+        // What does not fit is refused as any other number that is no sex.
+        sex: request.sex.try_into().unwrap_or(i16::MAX),
+        avatar_url: request.avatar_url,
+        extra: request.extra,
+    }
+}
+
+pub(super) fn description(request: pb::RegisterDeviceReq) -> Description {
+    Description {
+        kind: request.r#type,
+        brand: request.brand,
+        model: request.model,
+        system_version: request.system_version,
+        sdk_version: request.sdk_version,
+    }
+}
+
+/// `status` is 1 for a device that is online, else 0.
+pub(super) fn device(device: Device, status: i32) -> pb::Device {
+    pb::Device {
+        device_id: device.id,
+        user_id: device.user_id,
+        r#type: device.r#type.into(),
+        brand: device.brand,
+        model: device.model,
+        system_version: device.system_version,
+        sdk_version: device.sdk_version,
+        status,
+        create_time: seconds(device.created_at),
+        update_time: seconds(device.updated_at),
+    }
+}
+
+const fn seconds(milliseconds: i64) -> i64 {
+    milliseconds.div_euclid(1_000)
+}

@@ -1,0 +1,166 @@
+//! The gRPC edges: each service in a file of its own decodes, calls and encodes; `request` wraps
+//! every call with its id, its span and its caller; `status` says how errors travel. No rule of
+//! the domain lives here, and no listener: whoever accepts connections serves these routers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use tonic::{server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_reflection::server::Builder as Reflection;
+
+use crate::{
+    auth::Authenticator,
+    delivery::registry::Registry,
+    device::Devices,
+    error::{Result, ResultExt},
+    limits::GRPC_REQUEST_BYTES_MAX,
+    pb::{
+        self, logic_ext_server::LogicExtServer, logic_int_server::LogicIntServer,
+        user_ext_server::UserExtServer,
+    },
+    user::Accounts,
+};
+
+mod caller;
+mod convert;
+mod logic_ext;
+mod logic_int;
+mod request;
+mod status;
+#[cfg(test)]
+mod tests;
+mod user_ext;
+
+pub use caller::Caller;
+use caller::Guard;
+use request::RequestLayer;
+
+/// What the services that devices call need.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// Checks the callers' tokens.
+    pub authenticator: Arc<Authenticator>,
+    /// The accounts behind `UserExt`.
+    pub accounts: Arc<Accounts>,
+    /// The devices behind `LogicExt.RegisterDevice`.
+    pub devices: Devices,
+}
+
+/// What the services that a business server calls need.
+#[derive(Clone, Debug)]
+pub struct Internal {
+    /// The accounts behind `LogicInt.SignOut`.
+    pub accounts: Arc<Accounts>,
+    /// The devices behind `LogicInt.GetDevice`.
+    pub devices: Devices,
+    /// Who is online.
+    pub registry: Arc<Registry>,
+    /// What callers must show; empty: nothing.
+    pub token: String,
+}
+
+/// The services of one listener.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// Answers every request of the listener, unknown services included.
+    pub router: Router,
+    /// What the listener's health service answers.
+    pub health: Health,
+}
+
+/// What a health service answers for its listener.
+#[derive(Clone, Debug)]
+pub struct Health {
+    reporter: HealthReporter,
+    services: &'static [&'static str],
+}
+
+impl Health {
+    /// Says from now on that nothing is served: new calls should go elsewhere.
+    pub async fn stop_serving(&self) {
+        self.report(ServingStatus::NotServing).await;
+    }
+
+    async fn report(&self, status: ServingStatus) {
+        for service in self.services {
+            self.reporter.set_service_status(*service, status).await;
+        }
+    }
+}
+
+/// `LogicExt` and `UserExt`, with health and reflection.
+///
+/// # Errors
+/// An internal error when the descriptors built into the program cannot be read.
+pub async fn external(parts: External) -> Result<Services> {
+    const SERVICES: &[&str] = &[
+        "",
+        <LogicExtServer<logic_ext::Service> as NamedService>::NAME,
+        <UserExtServer<user_ext::Service> as NamedService>::NAME,
+    ];
+    let logic = LogicExtServer::new(logic_ext::Service {
+        devices: parts.devices,
+    });
+    let user = UserExtServer::new(user_ext::Service {
+        accounts: parts.accounts,
+    });
+    let routes = Routes::new(logic.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX))
+        .add_service(user.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX));
+    let guard = Guard::Callers(parts.authenticator);
+    services(routes, guard, pb::EXTERNAL_DESCRIPTORS, SERVICES).await
+}
+
+/// `LogicInt`, with health and reflection.
+///
+/// # Errors
+/// An internal error when the descriptors built into the program cannot be read.
+pub async fn internal(parts: Internal) -> Result<Services> {
+    const SERVICES: &[&str] = &[
+        "",
+        <LogicIntServer<logic_int::Service> as NamedService>::NAME,
+    ];
+    let logic = LogicIntServer::new(logic_int::Service {
+        accounts: parts.accounts,
+        devices: parts.devices,
+        registry: parts.registry,
+    });
+    let routes = Routes::new(logic.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX));
+    let guard = Guard::business(&parts.token);
+    services(routes, guard, pb::INTERNAL_DESCRIPTORS, SERVICES).await
+}
+
+async fn services(
+    routes: Routes,
+    guard: Guard,
+    descriptors: &'static [u8],
+    services: &'static [&'static str],
+) -> Result<Services> {
+    let (reporter, health_server) = tonic_health::server::health_reporter();
+    let health = Health { reporter, services };
+    health.report(ServingStatus::Serving).await;
+    let reflection = || {
+        // Imported files bring services with them that this listener does not serve.
+        services
+            .iter()
+            .filter(|name| !name.is_empty())
+            .fold(Reflection::configure(), |builder, name| {
+                builder.with_service_name(*name)
+            })
+            .with_service_name("grpc.health.v1.Health")
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().internal("build reflection")?;
+    let v1alpha = reflection()
+        .build_v1alpha()
+        .internal("build reflection v1alpha")?;
+    let router = routes
+        .add_service(health_server)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .prepare()
+        .into_axum_router()
+        .layer(RequestLayer::new(guard));
+    Ok(Services { router, health })
+}
