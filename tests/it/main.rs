@@ -1,0 +1,15 @@
+//! Black-box tests: the real server over real sockets, one file per promise. They know the design,
+//! the contract and the configuration, and nothing of the inside.
+
+// A test that fails says so by panicking, and its tasks end with its runtime.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[macro_use]
+mod support;
+
+mod journey;
