@@ -12,4 +12,10 @@
 #[macro_use]
 mod support;
 
+mod delivery;
 mod journey;
+mod order;
+mod replaced;
+mod retry;
+mod sign_out;
+mod user_change;

@@ -114,13 +114,16 @@ impl Connection {
 
     /// The next message that is pushed.
     pub async fn push(&mut self) -> Message {
-        while self.pushes.is_empty() {
+        let pushed = self.push_or_end().await;
+        pushed.unwrap_or_else(|| panic!("closed before a push: {self:?}"))
+    }
+
+    /// The next message that is pushed, or `None` when the connection ended first.
+    pub async fn push_or_end(&mut self) -> Option<Message> {
+        while self.pushes.is_empty() && self.end.is_none() {
             self.receive("a push").await;
-            if self.pushes.is_empty() {
-                self.assert_open("a push");
-            }
         }
-        self.pushes.pop_front().expect("not empty")
+        self.pushes.pop_front()
     }
 
     /// The next `count` messages that are pushed.

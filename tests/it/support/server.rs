@@ -73,6 +73,11 @@ impl Server {
         self.folder.path()
     }
 
+    /// The way to it, for a task of its own.
+    pub fn clone_api(&self) -> Api {
+        self.api.clone()
+    }
+
     /// Asks it to drain, and waits until it has.
     pub async fn stop(&mut self) {
         let mut running = self.running.take().expect("it runs");
