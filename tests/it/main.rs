@@ -12,10 +12,15 @@
 #[macro_use]
 mod support;
 
+mod acks;
 mod delivery;
+mod ephemeral;
+mod holding;
 mod journey;
 mod order;
 mod replaced;
+mod reset;
 mod retry;
 mod sign_out;
+mod sync;
 mod user_change;

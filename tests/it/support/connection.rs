@@ -261,6 +261,12 @@ impl Connection {
         self.start(PackageType::PtMessage, &ack).await;
     }
 
+    /// Says what this device holds, and waits until the server has read it.
+    pub async fn ack_and_wait(&mut self, seq: i64) {
+        self.ack(seq).await;
+        self.heartbeat().await;
+    }
+
     #[track_caller]
     fn assert_open(&self, awaited: &str) {
         if let Some(end) = self.end {
