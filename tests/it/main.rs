@@ -13,11 +13,17 @@
 mod support;
 
 mod acks;
+mod bad_frames;
+mod bad_messages;
+mod connection_sign_in;
+mod deadlines;
 mod delivery;
 mod ephemeral;
+mod framing;
 mod holding;
 mod journey;
 mod order;
+mod rate;
 mod replaced;
 mod reset;
 mod retry;
