@@ -12,9 +12,13 @@
 #[macro_use]
 mod support;
 
+mod accounts;
 mod acks;
+mod attempts;
+mod authorization;
 mod bad_frames;
 mod bad_messages;
+mod codes;
 mod connection_sign_in;
 mod crash;
 mod deadlines;
