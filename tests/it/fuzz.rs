@@ -173,7 +173,9 @@ fn odd_frame(transport: Transport, random: &mut StdRng) -> Vec<u8> {
             let opcode = opcodes[random.random_range(0..opcodes.len())];
             let payload = noise(random, 70_000);
             let mut frame = web_socket_frame(opcode, random.random(), &payload);
-            frame[0] |= random.random::<u8>() & 0x70 * u8::from(random.random_bool(0.2));
+            if random.random_bool(0.2) {
+                frame[0] |= random.random::<u8>() & 0x70; // reserved bits
+            }
             if random.random_bool(0.2) {
                 frame[1] &= 0x7F; // not masked
             }

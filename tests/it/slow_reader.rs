@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use im::pb::GetDeviceReq;
+
 use crate::support::{
-    Api, Connection, Device, Process, Transport,
-    messages::{sized, text},
-    wait::within,
+    Api, Connection, Device, Process, Server, Transport,
+    messages::{seqs, sized, text},
+    wait::{eventually, within},
 };
 
 const MESSAGES: i64 = 30_000;
@@ -19,7 +21,9 @@ const LATENCY_MAX: Duration = Duration::from_secs(5);
 /// Both transports at once, as two devices of one user, so that the load is made only once.
 #[tokio::test]
 async fn a_slow_reader_costs_no_memory_and_loses_nothing() {
-    let server = Process::start().await;
+    // How long the load takes depends on the machine; that a deaf device is closed some time is
+    // another promise.
+    let server = Process::with(&[("IM_SESSION__WRITE_TIMEOUT_S", "600")]).await;
     let slow = server.new_user().await;
     let mut readers = Vec::new();
     for transport in [Transport::Tcp, Transport::WebSocket] {
@@ -62,6 +66,41 @@ async fn a_slow_reader_costs_no_memory_and_loses_nothing() {
     within(Duration::from_secs(120), "everything comes", read).await;
     let grown = server.resident_bytes().saturating_sub(before) / 1024;
     assert!(grown * 1024 < GROWTH_BYTES_MAX, "grew by {grown} KiB");
+}
+
+on_each_transport!(a_connection_that_takes_no_bytes_is_closed_and_its_device_loses_nothing);
+
+async fn a_connection_that_takes_no_bytes_is_closed_and_its_device_loses_nothing(
+    transport: Transport,
+) {
+    const COUNT: i64 = 400; // more than the sockets' buffers take
+    let server = Server::with(|config| config.session.write_timeout_s = 1).await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut deaf = server.connect(transport, &bob).await;
+    let mut sender = server.connect(transport, &alice).await;
+    for _ in 0..COUNT {
+        sender.send(&sized(bob.user_id, 60_000)).await;
+    }
+    eventually("it counts as offline", async || {
+        let request = GetDeviceReq {
+            device_id: bob.device_id,
+        };
+        let answer = server.internal().get_device(request).await;
+        let device = answer
+            .expect("GetDevice")
+            .into_inner()
+            .device
+            .expect("a device");
+        (device.status == 0).then_some(())
+    })
+    .await;
+    // What had left is there, in order; the rest is on the timeline.
+    deaf.closed().await;
+    let given = seqs(&deaf.take_pushes());
+    assert!(given.len() < COUNT as usize, "it was closed before the end");
+    assert_eq!(given, (1..=given.len() as i64).collect::<Vec<_>>());
+    let mut back = server.connect(transport, &bob).await;
+    assert_eq!(back.sync_from_start().await.len(), COUNT as usize);
 }
 
 /// `each` messages of 1 KB from each of the senders, all at the same time.

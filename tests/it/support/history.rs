@@ -164,3 +164,101 @@ impl History {
         timeline.iter().find(|m| m.client_message_id == id)
     }
 }
+
+/// The checker itself: it finds what it is there to find.
+mod tests {
+    use super::*;
+
+    fn message(seq: i64, id: &str) -> Message {
+        Message {
+            seq,
+            message_id: id.bytes().map(i64::from).sum(),
+            client_message_id: id.into(),
+            ..Default::default()
+        }
+    }
+
+    fn result(seq: i64, id: &str) -> SendMessageResp {
+        SendMessageResp {
+            seq,
+            message_id: message(seq, id).message_id,
+            send_time: 1,
+        }
+    }
+
+    /// User 1 sent `a` and `b` to user 2, and both were acknowledged.
+    fn good() -> History {
+        let mut history = History::default();
+        for (seq, id) in [(1, "a"), (2, "b")] {
+            history.attempted(id, 1, 2);
+            history.acknowledged(id, result(seq, id));
+        }
+        for user in [1, 2] {
+            history.timeline(user, vec![message(1, "a"), message(2, "b")]);
+        }
+        history
+    }
+
+    #[test]
+    fn a_good_history_passes() {
+        let mut history = good();
+        history.attempted("unknown", 1, 2);
+        history.delivered(2, vec![message(1, "a"), message(2, "b")], HashSet::new());
+        history.delivered(1, vec![message(1, "a")], HashSet::from([2]));
+        history.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "(I1)")]
+    fn a_gap_is_found() {
+        let mut history = good();
+        history.timeline(2, vec![message(1, "a"), message(3, "b")]);
+        history.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "the receiver")]
+    fn a_loss_is_found() {
+        let mut history = good();
+        history.timeline(2, vec![message(1, "a")]);
+        history.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "(I2)")]
+    fn a_loss_on_both_sides_is_found() {
+        let mut history = good();
+        for user in [1, 2] {
+            history.timeline(user, vec![message(1, "a")]);
+        }
+        history.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "(I3)")]
+    fn a_duplicate_is_found() {
+        let mut history = good();
+        let twice = vec![message(1, "a"), message(2, "b"), message(3, "b")];
+        history.timeline(2, twice);
+        history.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "(I4)")]
+    fn a_gap_in_what_was_pushed_is_found() {
+        let mut history = good();
+        history.attempted("c", 1, 2);
+        for user in [1, 2] {
+            let all = vec![message(1, "a"), message(2, "b"), message(3, "c")];
+            history.timeline(user, all);
+        }
+        history.delivered(2, vec![message(1, "a"), message(3, "c")], HashSet::new());
+        history.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "in two ways")]
+    fn two_answers_to_one_send_are_found() {
+        good().acknowledged("a", result(5, "a"));
+    }
+}

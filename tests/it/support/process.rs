@@ -92,6 +92,11 @@ impl Process {
         self.api = Api::new(addresses);
     }
 
+    /// The URL of its database.
+    pub fn database_url(&self) -> String {
+        self.environment["IM_DATABASE__URL"].clone()
+    }
+
     /// Runs another command of the binary with the same configuration.
     pub fn run(&self, arguments: &[&str]) -> Output {
         command(self.folder.path(), &self.environment)

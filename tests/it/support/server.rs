@@ -28,11 +28,12 @@ use super::{
 
 /// A server in this process; it is stopped at drop.
 pub struct Server {
-    folder: TempDir,
+    api: Api,
+    running: Option<Running>,
     config: Config,
     clock: Arc<dyn Clock>,
-    running: Option<Running>,
-    api: Api,
+    /// Dropped last, so that nobody writes to it any more.
+    _folder: TempDir,
 }
 
 struct Running {
@@ -60,17 +61,12 @@ impl Server {
         change(&mut config);
         let (running, api) = run(config.clone(), Arc::clone(&clock)).await;
         Self {
-            folder,
+            api,
+            running: Some(running),
             config,
             clock,
-            running: Some(running),
-            api,
+            _folder: folder,
         }
-    }
-
-    /// The folder of its data.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// The way to it, for a task of its own.
