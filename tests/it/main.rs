@@ -36,6 +36,7 @@ mod journey;
 mod observability;
 mod order;
 mod program;
+mod random_plan;
 mod rate;
 mod replaced;
 mod request_ids;
