@@ -227,7 +227,7 @@ impl Log {
     fn addresses(&self) -> Option<Addresses> {
         let mut found = HashMap::new();
         for line in self.lines() {
-            if let Some((listener, address)) = listener_in(&line) {
+            for (listener, address) in listeners_in(&line) {
                 found.entry(listener).or_insert(address);
             }
         }
@@ -241,16 +241,20 @@ impl Log {
     }
 }
 
-/// The listener and the address that a log line names.
-fn listener_in(line: &str) -> Option<(&'static str, SocketAddr)> {
+/// The listeners that a log line names, each with the address that follows its name.
+fn listeners_in(line: &str) -> Vec<(&'static str, SocketAddr)> {
     let plain = without_colours(line);
-    let mut tokens = plain.split(|c: char| !(c.is_ascii_alphanumeric() || ".:[]".contains(c)));
-    let address = tokens.clone().find_map(|token| {
-        let address: SocketAddr = token.parse().ok()?;
-        (address.port() != 0).then_some(address)
-    })?;
-    let name = tokens.find_map(|token| LISTENERS.into_iter().find(|name| token == *name))?;
-    Some((name, address))
+    let mut found = Vec::new();
+    let mut named = None;
+    for token in plain.split(|c: char| !(c.is_ascii_alphanumeric() || ".:[]".contains(c))) {
+        if let Some(name) = LISTENERS.into_iter().find(|name| token == *name) {
+            named = Some(name);
+        } else if let (Some(name), Ok(address)) = (named, token.parse::<SocketAddr>()) {
+            found.push((name, address));
+            named = None;
+        }
+    }
+    found
 }
 
 fn without_colours(line: &str) -> String {
@@ -265,4 +269,22 @@ fn without_colours(line: &str) -> String {
         }
     }
     plain
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_found_in_every_form_of_the_log() {
+        let expected = ("grpc", "127.0.0.1:41".parse().expect("an address"));
+        for line in [
+            "INFO im::server: listening listener=grpc address=127.0.0.1:41",
+            "\u{1b}[32m INFO\u{1b}[0m listening \u{1b}[3mgrpc\u{1b}[0m\u{1b}[2m=\u{1b}[0m127.0.0.1:41 x=1",
+            r#"{"fields":{"message":"listening","grpc":"127.0.0.1:41"}}"#,
+        ] {
+            assert_eq!(listeners_in(line), [expected], "{line}");
+        }
+        let line = "listening tcp=127.0.0.1:40 grpc=127.0.0.1:41";
+        assert_eq!(listeners_in(line)[1], expected);
+    }
 }

@@ -228,3 +228,52 @@ fn parse_web_socket(buffer: &mut BytesMut) -> Option<Incoming> {
         other => panic!("the server sent a WebSocket frame with opcode {other}"),
     })
 }
+
+/// The hand-written client against a WebSocket server that everybody uses.
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_websocket_client_speaks_the_protocol() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("bound");
+        let echo = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.expect("accept");
+            let mut socket = tokio_tungstenite::accept_async(socket)
+                .await
+                .expect("upgrade");
+            for _ in 0..4 {
+                match socket.next().await.expect("open").expect("a message") {
+                    Message::Binary(body) => {
+                        socket.send(Message::Binary(body)).await.expect("echo")
+                    }
+                    Message::Ping(_) => socket.flush().await.expect("pong"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let frame = CloseFrame {
+                code: 4001.into(),
+                reason: "".into(),
+            };
+            socket.close(Some(frame)).await.expect("close");
+        });
+        let (mut reader, mut writer) = open_web_socket(address, "/ws").await.expect("upgrade");
+        for length in [5, 1_000, 70_000] {
+            let body = vec![7; length];
+            writer.body(&body).await.expect("write");
+            match reader.next().await {
+                Incoming::Body(echoed) => assert_eq!(echoed, body),
+                other => panic!("{other:?}"),
+            }
+        }
+        let ping = web_socket_frame(opcode::PING, true, b"?");
+        writer.raw(&ping).await.expect("write");
+        assert!(matches!(reader.next().await, Incoming::Pong));
+        assert!(matches!(reader.next().await, Incoming::Closed(Some(4001))));
+        echo.await.expect("no panic");
+    }
+}
