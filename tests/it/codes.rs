@@ -1,0 +1,194 @@
+//! Verification codes: how they reach people, how long they live.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use im::{
+    clock::{Clock, Manual, System},
+    config::CodeSender,
+    pb::{SendCodeReq, SignInReq},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use crate::support::{
+    Api, Process, Server,
+    api::random_phone_number,
+    errors::{WRONG_CODE, assert_fails},
+};
+
+async fn send_code(server: &Api, phone_number: &str) -> Result<(), tonic::Status> {
+    let request = SendCodeReq {
+        phone_number: phone_number.into(),
+    };
+    server.anyones_users().send_code(request).await.map(|_| ())
+}
+
+async fn sign_in(
+    server: &Api,
+    phone_number: &str,
+    code: &str,
+) -> Result<im::pb::SignInResp, tonic::Status> {
+    let request = SignInReq {
+        phone_number: phone_number.into(),
+        code: code.into(),
+        device_id: server.register_device().await,
+        password: String::new(),
+    };
+    let answer = server.anyones_users().sign_in(request).await?;
+    Ok(answer.into_inner())
+}
+
+/// The six digits that stand alone in a text.
+fn code_in(text: &str) -> Option<String> {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    words
+        .find(|word| word.len() == 6 && word.bytes().all(|b| b.is_ascii_digit()))
+        .map(String::from)
+}
+
+#[tokio::test]
+async fn a_code_from_the_log_signs_in() {
+    let server = Process::with(&[("IM_SIGN_IN__TEST_CODE", "")]).await;
+    let phone_number = random_phone_number();
+    send_code(&server, &phone_number).await.expect("SendCode");
+    let digits = phone_number.trim_start_matches('+').to_owned();
+    let line = server
+        .logged("the code", |line| {
+            line.contains(&digits) && code_in(line).is_some()
+        })
+        .await;
+    let code = code_in(&line).expect("six digits");
+    let answer = sign_in(&server, &phone_number, &code)
+        .await
+        .expect("SignIn");
+    assert!(answer.is_new);
+}
+
+/// A business's webhook: it keeps what it was sent and answers with a status.
+struct Webhook {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Webhook {
+    async fn answering(status: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("bound");
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&requests);
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.expect("accept");
+                let mut text = String::new();
+                let mut bytes = [0; 4096];
+                while !text.ends_with('}') {
+                    let read = socket.read(&mut bytes).await.expect("a request");
+                    assert!(read > 0, "half a request: {text}");
+                    text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+                }
+                kept.lock().expect("no panic under the lock").push(text);
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                socket.write_all(answer.as_bytes()).await.expect("answer");
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// The JSON of the last request.
+    fn last(&self) -> serde_json::Value {
+        let requests = self.requests.lock().expect("no panic under the lock");
+        let request = requests.last().expect("a request");
+        assert!(request.starts_with("POST /codes "), "{request}");
+        let (_, body) = request.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).expect("JSON")
+    }
+}
+
+async fn with_webhook(webhook: &Webhook) -> (Server, Arc<Manual>) {
+    let clock = Arc::new(Manual::at(System.now_ms()));
+    let url = format!("http://{}/codes", webhook.address);
+    let server = Server::with_clock(clock.clone(), |config| {
+        config.sign_in.code_sender = CodeSender::Webhook;
+        config.sign_in.webhook_url = url;
+        config.sign_in.test_code.clear();
+    })
+    .await;
+    (server, clock)
+}
+
+#[tokio::test]
+async fn a_code_from_the_webhook_signs_in() {
+    let webhook = Webhook::answering("204 No Content").await;
+    let (server, _) = with_webhook(&webhook).await;
+    let phone_number = random_phone_number();
+    send_code(&server, &phone_number).await.expect("SendCode");
+    let sent = webhook.last();
+    assert_eq!(sent["phone_number"], phone_number.as_str());
+    let code = sent["code"].as_str().expect("a code");
+    assert!(
+        code.len() == 6 && code.bytes().all(|b| b.is_ascii_digit()),
+        "{code}"
+    );
+    // It is of use for its own number only.
+    let foreign = sign_in(&server, &random_phone_number(), code).await;
+    assert_fails(foreign, WRONG_CODE);
+    let answer = sign_in(&server, &phone_number, code).await.expect("SignIn");
+    assert!(answer.is_new);
+}
+
+#[tokio::test]
+async fn a_code_lives_five_minutes() {
+    let webhook = Webhook::answering("200 OK").await;
+    let (server, clock) = with_webhook(&webhook).await;
+    let phone_number = random_phone_number();
+    for (age_s, lives) in [(299, true), (301, false)] {
+        send_code(&server, &phone_number).await.expect("SendCode");
+        let sent = webhook.last();
+        clock.advance_ms(age_s * 1000);
+        let code = sent["code"].as_str().expect("a code");
+        let answer = sign_in(&server, &phone_number, code).await;
+        match lives {
+            true => assert!(answer.is_ok(), "{answer:?}"),
+            false => drop(assert_fails(answer, WRONG_CODE)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_newest_code_counts() {
+    let webhook = Webhook::answering("200 OK").await;
+    let (server, clock) = with_webhook(&webhook).await;
+    let phone_number = random_phone_number();
+    send_code(&server, &phone_number).await.expect("SendCode");
+    let old = webhook.last();
+    clock.advance_ms(61_000);
+    send_code(&server, &phone_number).await.expect("SendCode");
+    let new = webhook.last();
+    if old["code"] != new["code"] {
+        let refused = sign_in(
+            &server,
+            &phone_number,
+            old["code"].as_str().expect("a code"),
+        )
+        .await;
+        assert_fails(refused, WRONG_CODE);
+    }
+    let code = new["code"].as_str().expect("a code");
+    sign_in(&server, &phone_number, code)
+        .await
+        .expect("the newest");
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_is_an_error() {
+    let webhook = Webhook::answering("500 Internal Server Error").await;
+    let (server, _) = with_webhook(&webhook).await;
+    let refused = send_code(&server, &random_phone_number()).await;
+    assert!(refused.is_err(), "2xx is success and nothing else");
+}

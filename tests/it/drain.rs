@@ -1,0 +1,145 @@
+//! SIGTERM: sessions are told, what was acknowledged is kept, and the process ends well.
+
+use std::{collections::HashSet, time::Duration};
+
+use im::pb::NoticeCode;
+
+use crate::support::{
+    Api, Process, Server, Transport,
+    history::History,
+    http::try_get,
+    messages::{sized, text_with_id},
+    wait::within,
+    wire::BOTH,
+};
+
+on_each_transport!(
+    a_drain_tells_every_session_when_to_come_back,
+    a_drain_under_load_keeps_what_was_acknowledged,
+);
+
+async fn a_drain_tells_every_session_when_to_come_back(transport: Transport) {
+    let mut server = Server::start().await;
+    let mut sessions = Vec::new();
+    for _ in 0..10 {
+        let device = server.new_user().await;
+        sessions.push(server.connect(transport, &device).await);
+    }
+    let listening = async {
+        let mut delays = HashSet::new();
+        for session in &mut sessions {
+            let notice = session.notice().await;
+            assert_eq!(notice.code, i32::from(NoticeCode::NcDraining));
+            assert!(notice.retry_after_ms > 0, "{notice:?}");
+            delays.insert(notice.retry_after_ms);
+            session.assert_closes(1001).await;
+        }
+        assert!(delays.len() > 1, "they do not come back all at once");
+    };
+    tokio::join!(server.stop(), listening);
+}
+
+async fn a_drain_under_load_keeps_what_was_acknowledged(transport: Transport) {
+    let mut server = Process::start().await;
+    let bob = server.new_user().await;
+    let mut receiver = server.connect(transport, &bob).await;
+    let mut senders = Vec::new();
+    for index in 0..6 {
+        let device = server.new_user().await;
+        let (api, to) = (Api::new(server.addresses), bob.user_id);
+        senders.push(tokio::spawn(async move {
+            let mut connection = api.connect(transport, &device).await;
+            let mut history = History::default();
+            for n in 0.. {
+                let id = format!("{index}-{n}");
+                history.attempted(&id, device.user_id, to);
+                let request = text_with_id(to, "x", &id);
+                if index % 2 == 0 {
+                    match api.try_send(&device, request).await {
+                        Ok(result) => history.acknowledged(&id, result),
+                        Err(_) => break,
+                    }
+                    continue;
+                }
+                let package = im::pb::PackageType::PtSendMessage;
+                connection.start(package, &request).await;
+                match connection.any_answer().await {
+                    Some(answer) if answer.code == 0 => {
+                        history.acknowledged(&id, crate::support::connection::sent(&answer));
+                    }
+                    _ => break,
+                }
+            }
+            (device, history)
+        }));
+    }
+    let mut given = receiver.pushed(200).await;
+    server.signal("TERM");
+    receiver
+        .assert_ends_with(NoticeCode::NcDraining, 1001)
+        .await;
+    given.extend(receiver.take_pushes());
+    assert_eq!(server.ended().await.code(), Some(0));
+    let mut history = History::default();
+    let mut devices = vec![bob.clone()];
+    for sender in senders {
+        let (device, part) = sender.await.expect("no panic");
+        history.merge(part);
+        devices.push(device);
+    }
+    history.delivered(bob.user_id, given, HashSet::new());
+    server.start_again().await;
+    for device in &devices {
+        history.timeline(device.user_id, server.timeline(device).await);
+    }
+    history.check();
+}
+
+/// A session that does not read holds a drain up for a moment; meanwhile the instance says that it
+/// is not ready, and it ends all the same.
+#[tokio::test]
+async fn a_draining_instance_is_not_ready() {
+    let mut server = Process::start().await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut deaf = Vec::new();
+    for transport in BOTH {
+        let device = server.another_device_of(&bob).await;
+        deaf.push(server.connect(transport, &device).await);
+    }
+    let mut sender = server.connect(Transport::Tcp, &alice).await;
+    for _ in 0..400 {
+        sender.send(&sized(bob.user_id, 60_000)).await;
+    }
+    let http = server.addresses.http;
+    assert_eq!(
+        try_get(http, "/readyz").await.expect("it listens").status,
+        200
+    );
+    server.signal("TERM");
+    assert_eq!(
+        sender.notice().await.code,
+        i32::from(NoticeCode::NcDraining)
+    );
+    let mut statuses = Vec::new();
+    while let Ok(answer) = try_get(http, "/readyz").await {
+        statuses.push(answer.status);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!statuses.contains(&200), "after the notice: {statuses:?}");
+    assert!(
+        statuses.contains(&503),
+        "it says so while it drains: {statuses:?}"
+    );
+    let status = within(Duration::from_secs(20), "the end", server.ended()).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_interrupt_drains_too() {
+    let mut server = Process::start().await;
+    let alice = server.new_user().await;
+    let mut session = server.connect(Transport::Tcp, &alice).await;
+    server.signal("INT");
+    session.assert_ends_with(NoticeCode::NcDraining, 1001).await;
+    assert_eq!(server.ended().await.code(), Some(0));
+}

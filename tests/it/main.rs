@@ -1,0 +1,48 @@
+//! Black-box tests: the real server over real sockets, one file per promise. They know the design,
+//! the contract and the configuration, and nothing of the inside.
+
+// A test that fails says so by panicking, and its tasks end with its runtime.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+#[macro_use]
+mod support;
+
+mod accounts;
+mod acks;
+mod attempts;
+mod authorization;
+mod bad_frames;
+mod bad_messages;
+mod codes;
+mod config;
+mod connection_sign_in;
+mod crash;
+mod deadlines;
+mod delivery;
+mod discovery;
+mod drain;
+mod ephemeral;
+mod expiry;
+mod framing;
+mod fuzz;
+mod holding;
+mod internal;
+mod journey;
+mod observability;
+mod order;
+mod program;
+mod random_plan;
+mod rate;
+mod replaced;
+mod request_ids;
+mod reset;
+mod retry;
+mod sign_out;
+mod slow_reader;
+mod sync;
+mod user_change;

@@ -1,0 +1,98 @@
+//! One connection's flood is slowed by not reading from it, and ended when it does not stop (I9).
+
+use std::time::{Duration, Instant};
+
+use im::pb::{Input, Output, PackageType};
+use prost::Message as _;
+
+use crate::support::{
+    Server, Transport,
+    errors::TOO_MANY_REQUESTS,
+    wait::within,
+    wire::{Incoming, framed},
+};
+
+on_each_transport!(
+    a_burst_over_the_rate_is_slowed_and_answered,
+    a_flood_that_does_not_stop_is_told_and_closed,
+);
+
+fn heartbeats(transport: Transport, count: usize) -> Vec<u8> {
+    let beat = Input {
+        r#type: PackageType::PtHeartbeat.into(),
+        ..Default::default()
+    };
+    framed(transport, &beat.encode_to_vec()).repeat(count)
+}
+
+async fn a_burst_over_the_rate_is_slowed_and_answered(transport: Transport) {
+    const RATE: usize = 100;
+    const COUNT: usize = 500; // 200 at once, 300 in three seconds
+    let server = Server::with(|config| config.session.frames_per_s_max = RATE as u64).await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut flooder = server.connect(transport, &alice).await;
+    let mut other = server.connect(transport, &bob).await;
+    let started = Instant::now();
+    flooder.raw(&heartbeats(transport, COUNT)).await;
+    other.heartbeat().await;
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "others are not slowed"
+    );
+    for _ in 0..COUNT {
+        let answer = flooder.any_answer().await.expect("it stays open");
+        assert_eq!(answer.code, 0);
+    }
+    let elapsed = started.elapsed();
+    assert!(
+        elapsed > Duration::from_millis(2_500),
+        "slowed: {elapsed:?}"
+    );
+    flooder.heartbeat().await;
+}
+
+async fn a_flood_that_does_not_stop_is_told_and_closed(transport: Transport) {
+    let server = Server::with(|config| config.session.frames_per_s_max = 50).await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut other = server.connect(transport, &bob).await;
+    let connection = server.connect(transport, &alice).await;
+    let (mut reader, mut writer) = connection.into_halves();
+    let started = Instant::now();
+    let flood = tokio::spawn(async move {
+        let bytes = heartbeats(transport, 100);
+        while writer.raw(&bytes).await.is_ok() {}
+    });
+    let told = within(Duration::from_secs(40), "the flood is told", async {
+        loop {
+            match reader.next().await {
+                Incoming::Body(body) => {
+                    let answer = Output::decode(body).expect("an Output");
+                    if answer.code != 0 {
+                        return answer.code;
+                    }
+                }
+                Incoming::Pong => {}
+                Incoming::Closed(code) => panic!("closed ({code:?}) without a word"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(told, TOO_MANY_REQUESTS);
+    assert!(
+        started.elapsed() > Duration::from_secs(8),
+        "after ten seconds"
+    );
+    let end = within(Duration::from_secs(10), "the flood is closed", async {
+        loop {
+            if let Incoming::Closed(code) = reader.next().await {
+                return code;
+            }
+        }
+    });
+    let code = end.await;
+    if transport == Transport::WebSocket {
+        assert!(code.is_none() || code == Some(1008), "{code:?}");
+    }
+    flood.await.expect("no panic");
+    other.heartbeat().await;
+}

@@ -1,0 +1,44 @@
+//! One plain HTTP GET, as a load balancer or Prometheus would send it.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::wait::soon;
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The body as text.
+    pub body: String,
+}
+
+/// Gets `path`; an error is a connection that was refused or broke.
+pub async fn try_get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+    let mut socket = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    Ok(Answer {
+        status: status.expect("an HTTP status"),
+        body: body.to_owned(),
+    })
+}
+
+/// Gets `path` of a server that is there.
+pub async fn get(address: SocketAddr, path: &str) -> Answer {
+    soon("an HTTP answer", try_get(address, path))
+        .await
+        .expect("an HTTP answer")
+}

@@ -1,0 +1,38 @@
+//! What the tests are made of: servers, clients, and the checks that many tests share.
+
+pub mod api;
+pub mod connection;
+pub mod device;
+pub mod errors;
+pub mod history;
+pub mod http;
+pub mod messages;
+pub mod process;
+pub mod server;
+pub mod wait;
+pub mod wire;
+
+pub use api::Api;
+pub use connection::Connection;
+pub use device::Device;
+pub use process::Process;
+pub use server::Server;
+pub use wire::Transport;
+
+/// Runs each named `async fn(Transport)` once over TCP and once over WebSocket.
+macro_rules! on_each_transport {
+    ($($name:ident),+ $(,)?) => {
+        mod tcp {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::Transport::Tcp).await;
+            })+
+        }
+        mod web_socket {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::Transport::WebSocket).await;
+            })+
+        }
+    };
+}

@@ -1,0 +1,37 @@
+//! Waiting for a condition, always with a deadline: a test that hangs names what it waited for.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything that should happen at once; generous, because machines are busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The result of `future`, or a panic that says what did not happen.
+pub async fn within<F: Future>(deadline: Duration, what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(deadline, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: did not happen within {deadline:?}"),
+    }
+}
+
+/// The result of `future`, which should come at once.
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    within(PATIENCE, what, future).await
+}
+
+/// Asks again and again until `probe` has something.
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what}: not so within {PATIENCE:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
