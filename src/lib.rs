@@ -2,6 +2,7 @@
 //!
 //! Imports go down only; ARCHITECTURE.md says what each module is for and why.
 
+pub mod bench;
 pub mod clock;
 pub mod config;
 pub mod delivery;
