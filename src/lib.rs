@@ -3,6 +3,7 @@
 //! Imports go down only; ARCHITECTURE.md says what each module is for and why.
 
 pub mod auth;
+pub mod bench;
 pub mod cache;
 pub mod check;
 pub mod cli;

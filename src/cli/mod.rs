@@ -6,6 +6,7 @@ use std::{fmt, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::{
+    bench,
     config::{self, Loaded},
     error::{Result, ResultExt},
     limits::RUNTIME_LINGER_MAX,
@@ -63,6 +64,10 @@ enum Command {
     ///
     /// It is GET /readyz on the address of listen.http.
     Healthcheck,
+    /// Puts a load on a running server over its real sockets, and measures
+    ///
+    /// The server must run with sign_in.test_code set, on a database of its own.
+    Bench(Box<bench::Args>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +111,7 @@ async fn execute(command: Command, Loaded { config, origin }: Loaded) -> Result<
         Command::CheckConfig => print(format_args!("{origin}: the configuration is fine")),
         Command::Epoch(Epoch::Renew) => renew_epoch(&config.database).await,
         Command::Healthcheck => healthcheck::ask(config.listen.http).await,
+        Command::Bench(args) => bench::run(*args).await,
     }
 }
 

@@ -241,6 +241,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 }
 
 /// Appends an unmasked final frame, as servers send them (RFC 6455 §5.1).
+#[expect(clippy::expect_used, reason = "the error type is that of any writer")]
 fn put_websocket(opcode: OpCode, payload: &[u8], out: &mut BytesMut) {
     const HEADER_MAX: usize = 10;
     out.reserve(HEADER_MAX + payload.len());

@@ -125,6 +125,7 @@ pub(super) async fn append(
     Ok(committed)
 }
 
+#[expect(clippy::expect_used, reason = "each of the three kinds was placed")]
 async fn fill(tx: &store::Tx, batch: &[&Append], ids: &[MessageId]) -> Outcome<Committed> {
     let conn = tx.conn();
     let epoch = store::cluster::epoch_raw(conn).await?;

@@ -12,6 +12,7 @@ use figment::{
     Figment,
     providers::{Format, Toml},
 };
+use im::lifecycle::Shutdown;
 use im::{
     clock::{Clock, System},
     config::Config,
@@ -37,7 +38,7 @@ pub struct Server {
 }
 
 struct Running {
-    drain: CancellationToken,
+    drain: Shutdown,
     abandon: CancellationToken,
     ended: oneshot::Receiver<Result<(), String>>,
     thread: Option<JoinHandle<()>>,
@@ -77,7 +78,7 @@ impl Server {
     /// Asks it to drain, and waits until it has.
     pub async fn stop(&mut self) {
         let mut running = self.running.take().expect("it runs");
-        running.drain.cancel();
+        running.drain.drain();
         let ended = soon("the drain", &mut running.ended).await;
         ended.expect("it ends").expect("it drains without an error");
     }
@@ -131,7 +132,7 @@ async fn run(config: Config, clock: Arc<dyn Clock>) -> (Running, Api) {
     let _installed_already = rustls::crypto::ring::default_provider().install_default();
     let (bound, addresses) = oneshot::channel();
     let (end, ended) = oneshot::channel();
-    let (drain, abandon) = (CancellationToken::new(), CancellationToken::new());
+    let (drain, abandon) = (Shutdown::default(), CancellationToken::new());
     let (draining, abandoned) = (drain.clone(), abandon.clone());
     let thread = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
