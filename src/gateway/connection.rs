@@ -226,7 +226,10 @@ impl Connection {
                     break;
                 }
                 // Less than there was room for: the socket is empty.
-                Ok(_) if self.inbox.len() < self.inbox.capacity() => break,
+                Ok(_) if self.inbox.len() < self.inbox.capacity() => {
+                    self.rate.idle();
+                    break;
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.rate.idle();

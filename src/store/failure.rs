@@ -45,18 +45,21 @@ fn runtime_kind(error: &RuntimeErr) -> Kind {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => Kind::Away,
         sqlx::Error::Database(error) if error.is_unique_violation() => Kind::Duplicate,
-        sqlx::Error::Database(error) => error.code().map_or(Kind::Other, |code| sqlite_kind(&code)),
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse().ok());
+            code.map_or(Kind::Other, sqlite_kind)
+        }
         _ => Kind::Other,
     }
 }
 
 /// The result codes of <https://sqlite.org/rescode.html>; the low byte is the primary code.
-fn sqlite_kind(code: &str) -> Kind {
-    match code.parse::<u32>().map(|code| code & 0xff) {
+pub(super) const fn sqlite_kind(code: i32) -> Kind {
+    match code & 0xff {
         // BUSY, LOCKED (517 is BUSY_SNAPSHOT).
-        Ok(5 | 6) => Kind::Transient,
+        5 | 6 => Kind::Transient,
         // READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
-        Ok(8 | 9 | 10 | 13 | 14 | 15) => Kind::Away,
+        8 | 9 | 10 | 13 | 14 | 15 => Kind::Away,
         _ => Kind::Other,
     }
 }

@@ -1,8 +1,6 @@
-//! Messages: inserted many at a time, found again by what makes a retry a retry.
+//! Messages, as they are read. Only `append` writes them.
 
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryResult, QuerySelect, sea_query::Query,
-};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryResult, QuerySelect};
 
 use super::{Conn, Outcome, entity::message};
 use crate::id::MessageId;
@@ -28,50 +26,6 @@ pub struct Known {
 
 /// A sender and the id it gave a message.
 pub type ClientKey<'a> = (i16, i64, &'a [u8]);
-
-/// Inserts messages.
-///
-/// # Errors
-/// What the database answers.
-pub(crate) async fn insert(conn: &impl Conn, rows: Vec<Row>) -> Outcome<()> {
-    use message::Column as C;
-
-    let mut insert = Query::insert();
-    insert.into_table(message::Entity).columns([
-        C::Id,
-        C::SenderType,
-        C::SenderId,
-        C::SenderDeviceId,
-        C::ReceiverType,
-        C::ReceiverId,
-        C::ToUserIds,
-        C::Type,
-        C::Content,
-        C::SendTime,
-        C::Status,
-        C::ClientMessageId,
-        C::Digest,
-    ]);
-    for row in rows {
-        insert.values_panic([
-            row.id.into(),
-            row.sender_type.into(),
-            row.sender_id.into(),
-            row.sender_device_id.into(),
-            row.receiver_type.into(),
-            row.receiver_id.into(),
-            row.to_user_ids.into(),
-            row.r#type.into(),
-            row.content.into(),
-            row.send_time.into(),
-            row.status.into(),
-            row.client_message_id.into(),
-            row.digest.into(),
-        ]);
-    }
-    conn.execute(&insert).await?;
-    Ok(())
-}
 
 /// The columns of a message from `at` on, in the order of the entity.
 pub(super) fn from_columns(row: &QueryResult, at: usize) -> Outcome<Row> {

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +18,9 @@ use sea_orm::{
     sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use self::sqlite_append::Appender;
 use crate::{
     config,
     error::{Error, Result, ResultExt},
@@ -24,6 +28,7 @@ use crate::{
 };
 
 pub mod ack;
+pub mod append;
 pub mod auth_token;
 pub mod cluster;
 mod commit;
@@ -33,13 +38,14 @@ mod failure;
 pub mod id_block;
 pub mod message;
 pub mod session;
+mod sqlite_append;
 pub mod timeline;
 pub mod user;
 pub mod verification_code;
 
 pub use commit::within_deadline;
+pub(crate) use failure::Outcome;
 pub use failure::{Failure, Kind as FailureKind};
-pub(crate) use failure::{Outcome, kind as failure_kind};
 
 /// Whatever a query runs on: the readers' pool or an open transaction.
 pub trait Conn: ConnectionTrait {}
@@ -50,13 +56,20 @@ impl<T: ConnectionTrait> Conn for T {}
 pub struct Store {
     read: DatabaseConnection,
     write: DatabaseConnection,
+    /// Appends, on a connection and a thread of its own.
+    appender: Appender,
+    /// Who may write now: SQLite has one writer at a time.
+    turn: Arc<Mutex<()>>,
     /// Held as long as any handle lives: refuses a second process on one SQLite file.
-    _lock: Option<std::sync::Arc<File>>,
+    _lock: Arc<File>,
 }
 
 /// An open transaction; it is rolled back unless committed.
 #[derive(Debug)]
-pub struct Tx(DatabaseTransaction);
+pub struct Tx {
+    tx: DatabaseTransaction,
+    _turn: OwnedMutexGuard<()>,
+}
 
 impl Store {
     /// Opens the database, creating an SQLite file that is not there. Runs no migrations.
@@ -85,7 +98,9 @@ impl Store {
         Ok(Self {
             read,
             write,
-            _lock: Some(std::sync::Arc::new(lock)),
+            appender: Appender::start(&path, config.sqlite_synchronous)?,
+            turn: Arc::default(),
+            _lock: Arc::new(lock),
         })
     }
 
@@ -127,7 +142,9 @@ impl Store {
             access_mode: None,
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         };
-        Ok(Tx(self.write.begin_with_options(options).await?))
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let tx = self.write.begin_with_options(options).await?;
+        Ok(Tx { tx, _turn: turn })
     }
 
     /// Closes all connections; on SQLite the write-ahead log is folded into the file.
@@ -143,7 +160,7 @@ impl Store {
 impl Tx {
     /// What the transaction's queries run on.
     pub fn conn(&self) -> &impl Conn {
-        &self.0
+        &self.tx
     }
 
     /// Makes everything done in the transaction durable.
@@ -152,12 +169,12 @@ impl Tx {
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) or an internal error; the outcome is then
     /// unknown.
     pub async fn commit(self) -> Result<()> {
-        Ok(self.0.commit().await?)
+        Ok(self.tx.commit().await?)
     }
 
     /// As [`Tx::commit`], for those who handle each kind of failure themselves.
     pub(crate) async fn commit_raw(self) -> Outcome<()> {
-        self.0.commit().await
+        self.tx.commit().await
     }
 }
 

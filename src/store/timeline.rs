@@ -1,13 +1,10 @@
-//! Heads and entries of timelines.
-//!
-//! Invariant I1 rests here: a seq is only ever handed out by [`raise_heads`], inside the
-//! transaction that inserts the entry, and the head row's lock is held until that commits.
+//! Heads and entries of timelines, as they are read. Only `append` writes them.
 
 use std::collections::HashMap;
 
 use sea_orm::{
     ColumnTrait, Condition, EntityTrait, ExprTrait, Iterable, Order, QueryFilter,
-    sea_query::{Expr, OnConflict, Query},
+    sea_query::{Expr, Query},
 };
 
 use super::{
@@ -19,7 +16,7 @@ use crate::{
     id::{MessageId, Owner, Seq},
 };
 
-/// One entry to insert.
+/// One entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Whose timeline.
@@ -80,76 +77,6 @@ fn owned_by(owners: &[Owner]) -> Condition {
                     .and(timeline_head::Column::OwnerId.is_in(ids)),
             )
         })
-}
-
-/// Raises each owner's head by its increment and returns the new heads. `increments` must be
-/// sorted by owner, so that two transactions lock in the same order.
-///
-/// # Errors
-/// What the database answers.
-pub(crate) async fn raise_heads(
-    conn: &impl Conn,
-    increments: &[(Owner, i64)],
-) -> Outcome<HashMap<Owner, Seq>> {
-    let mut upsert = Query::insert();
-    upsert.into_table(timeline_head::Entity).columns([
-        timeline_head::Column::OwnerType,
-        timeline_head::Column::OwnerId,
-        timeline_head::Column::Seq,
-    ]);
-    for (owner, by) in increments {
-        upsert.values_panic([owner.kind().into(), owner.id().into(), (*by).into()]);
-    }
-    let seq = Expr::col((timeline_head::Entity, timeline_head::Column::Seq));
-    upsert.on_conflict(
-        OnConflict::columns([
-            timeline_head::Column::OwnerType,
-            timeline_head::Column::OwnerId,
-        ])
-        .value(
-            timeline_head::Column::Seq,
-            seq.add(Expr::cust("excluded.\"seq\"")),
-        )
-        .to_owned(),
-    );
-    upsert.returning(Query::returning().columns([
-        timeline_head::Column::OwnerType,
-        timeline_head::Column::OwnerId,
-        timeline_head::Column::Seq,
-    ]));
-    let mut heads = HashMap::with_capacity(increments.len());
-    for row in conn.query_all(&upsert).await? {
-        let kind: i16 = row.try_get_by_index(0)?;
-        let id: i64 = row.try_get_by_index(1)?;
-        if let Some(owner) = Owner::from_columns(kind, id) {
-            heads.insert(owner, Seq(row.try_get_by_index(2)?));
-        }
-    }
-    Ok(heads)
-}
-
-/// Inserts entries at positions that [`raise_heads`] handed out in the same transaction.
-///
-/// # Errors
-/// What the database answers.
-pub(crate) async fn insert_entries(conn: &impl Conn, entries: &[Entry]) -> Outcome<()> {
-    let mut insert = Query::insert();
-    insert.into_table(timeline_entry::Entity).columns([
-        timeline_entry::Column::OwnerType,
-        timeline_entry::Column::OwnerId,
-        timeline_entry::Column::Seq,
-        timeline_entry::Column::MessageId,
-    ]);
-    for entry in entries {
-        insert.values_panic([
-            entry.owner.kind().into(),
-            entry.owner.id().into(),
-            entry.seq.get().into(),
-            entry.message.get().into(),
-        ]);
-    }
-    conn.execute(&insert).await?;
-    Ok(())
 }
 
 /// At which positions the given messages stand.

@@ -1,14 +1,8 @@
-//! What is appended, and one attempt to append a batch: a single transaction that finds repeats,
-//! raises heads, inserts messages and entries, and commits.
-//!
-//! Invariants: I1, because seqs are handed out by the heads' row locks inside the transaction; I3,
-//! because a send is looked up by its client message id in the same transaction, under a unique
-//! key. What is retried, split or looked up again after a failure is decided in `writer`.
+//! What is appended, and how a send that may be stored already is found again (I3). The
+//! transaction is `store::append`; what is retried, split or looked up again after a failure is
+//! decided in `writer`.
 
-use std::{
-    collections::{BTreeMap, HashMap, hash_map},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -18,9 +12,9 @@ use crate::{
     id::{DeviceId, MessageId, Owner, Seq},
     pb,
     store::{
-        self, Conn, FailureKind, Outcome, Store, failure_kind,
+        self, Conn, Outcome, Store,
+        append::Placed,
         message::{ClientKey, Known},
-        timeline::Entry,
     },
     user::Profile,
 };
@@ -78,139 +72,63 @@ pub struct Appended {
     pub repeated: bool,
 }
 
-/// What became of one send of a batch.
-#[derive(Debug)]
-pub(super) enum Placed {
-    /// Appended at these positions, in the order of [`Append::owners`].
-    New(MessageId, Vec<Seq>),
-    /// A repeat of a message that is stored.
-    Repeat(Appended),
-    /// The client message id is taken by another message.
-    Conflict,
+/// The result of an earlier send with the same client message id, looked up outside a batch.
+///
+/// # Errors
+/// 10001 when the id was used for another message; 10004 when the database does not answer.
+pub async fn find_repeat(store: &Store, send: &Append) -> Result<Option<Appended>> {
+    let Some(key) = send.client_key() else {
+        return Ok(None);
+    };
+    let known = store::message::known(store.reader(), &[key]).await?;
+    let entries = positions(store.reader(), &known).await?;
+    match known.first().map(|first| send.repeat_of(first, &entries)) {
+        Some(Placed::Repeat { id, seq, send_time }) => Ok(Some(Appended {
+            seq,
+            message_id: id,
+            send_time,
+            repeated: true,
+        })),
+        Some(_) => Err(conflict()),
+        None => Ok(None),
+    }
 }
 
-/// How an attempt failed.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) kind: FailureKind,
-    /// The failure came while committing: whether it was stored is unknown.
-    pub(super) in_commit: bool,
-    pub(super) error: store::Failure,
-}
-
-/// A batch that was committed.
-#[derive(Debug)]
-pub(super) struct Committed {
-    pub(super) epoch: i64,
-    pub(super) placed: Vec<Placed>,
-}
-
-/// Appends `batch` in one transaction. `ids` are the ids the messages get, the same ones at every
-/// attempt.
-pub(super) async fn append(
+/// After a commit whose outcome is unknown: what the batch led to if it was stored, or `None`
+/// if it was not.
+pub(super) async fn find_committed(
     store: &Store,
     batch: &[&Append],
     ids: &[MessageId],
-) -> std::result::Result<Committed, Failed> {
-    let failed = |in_commit| {
-        move |error| Failed {
-            kind: failure_kind(&error),
-            in_commit,
-            error,
-        }
+) -> Outcome<Option<Vec<Placed>>> {
+    let conn = store.reader();
+    let stored = store::message::stored(conn, ids).await?;
+    let stored: HashMap<MessageId, Known> = stored.into_iter().map(|k| (k.id, k)).collect();
+    let is_stored = |index: usize| {
+        let known = stored.get(&ids[index]);
+        known.is_some_and(|known| batch[index].is_stored_as(known))
     };
-    let tx = store.begin_raw().await.map_err(failed(false))?;
-    let committed = fill(&tx, batch, ids).await.map_err(failed(false))?;
-    tx.commit_raw().await.map_err(failed(true))?;
-    Ok(committed)
-}
-
-#[expect(clippy::expect_used, reason = "each of the three kinds was placed")]
-async fn fill(tx: &store::Tx, batch: &[&Append], ids: &[MessageId]) -> Outcome<Committed> {
-    let conn = tx.conn();
-    let epoch = store::cluster::epoch_raw(conn).await?;
-    let mut placed = find_stored(conn, batch).await?;
-    let twins = find_twins(batch, &placed);
-    let fresh: Vec<usize> = (0..batch.len())
-        .filter(|index| placed[*index].is_none() && !twins.contains_key(index))
-        .collect();
-    for (index, seqs) in insert(conn, batch, ids, &fresh).await? {
-        placed[index] = Some(Placed::New(ids[index], seqs));
+    // One transaction: all of it is stored, or nothing.
+    if !(0..batch.len()).any(is_stored) {
+        return Ok(None);
     }
-    for (index, first) in twins {
-        placed[index] = Some(repeat_in_batch(batch, ids, &placed, index, first));
-    }
-    Ok(Committed {
-        epoch,
-        placed: placed
-            .into_iter()
-            .map(|placed| placed.expect("every send is stored, a twin or fresh"))
-            .collect(),
-    })
-}
-
-/// Inserts the sends at the indices `fresh` and answers the positions each got.
-async fn insert(
-    conn: &impl Conn,
-    batch: &[&Append],
-    ids: &[MessageId],
-    fresh: &[usize],
-) -> Outcome<Vec<(usize, Vec<Seq>)>> {
-    if fresh.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut increments: BTreeMap<Owner, i64> = BTreeMap::new();
-    for owner in fresh.iter().flat_map(|&index| &batch[index].owners) {
-        *increments.entry(*owner).or_default() += 1;
-    }
-    let increments: Vec<(Owner, i64)> = increments.into_iter().collect();
-    let heads = store::timeline::raise_heads(conn, &increments).await?;
-    let mut last: HashMap<Owner, Seq> = increments
-        .iter()
-        .map(|(owner, by)| (*owner, Seq(heads[owner].get() - by)))
-        .collect();
-
-    let mut placed = Vec::with_capacity(fresh.len());
-    let mut entries = Vec::with_capacity(2 * fresh.len());
-    let mut rows = Vec::with_capacity(fresh.len());
-    for &index in fresh {
-        let send = batch[index];
-        let message = ids[index];
-        let mut seqs = Vec::with_capacity(send.owners.len());
-        for owner in &send.owners {
-            let seq = last.entry(*owner).or_default();
-            *seq = seq.next();
-            seqs.push(*seq);
-            entries.push(Entry {
-                owner: *owner,
-                seq: *seq,
-                message,
-            });
-        }
-        placed.push((index, seqs));
-        rows.push(row(&send.message, message));
-    }
-    store::message::insert(conn, rows).await?;
-    store::timeline::insert_entries(conn, &entries).await?;
-    Ok(placed)
-}
-
-/// The sends that are stored already, or whose id another message has taken.
-async fn find_stored(conn: &impl Conn, batch: &[&Append]) -> Outcome<Vec<Option<Placed>>> {
     let keys: Vec<_> = batch.iter().filter_map(|send| send.client_key()).collect();
-    let known = store::message::known(conn, &keys).await?;
-    if known.is_empty() {
-        return Ok(batch.iter().map(|_| None).collect());
-    }
+    let repeats = store::message::known(conn, &keys).await?;
+    let known: Vec<Known> = stored.values().chain(&repeats).cloned().collect();
     let entries = positions(conn, &known).await?;
-    let known: HashMap<ClientKey<'_>, &Known> = known.iter().map(|k| (k.key(), k)).collect();
-    Ok(batch
-        .iter()
-        .map(|send| {
-            let known = known.get(&send.client_key()?)?;
-            Some(send.repeat_of(known, &entries))
-        })
-        .collect())
+    let place = |index: usize| {
+        let send = batch[index];
+        if is_stored(index) {
+            let position = |owner| entries.get(&(ids[index], owner)).copied();
+            let seqs = send.owners.iter().map(|owner| position(*owner));
+            return seqs.collect::<Option<_>>().map(Placed::New);
+        }
+        let first = repeats
+            .iter()
+            .find(|known| Some(known.key()) == send.client_key());
+        first.map(|first| send.repeat_of(first, &entries))
+    };
+    Ok((0..batch.len()).map(place).collect())
 }
 
 /// Where the given messages stand.
@@ -224,107 +142,6 @@ async fn positions(
         .into_iter()
         .map(|entry| ((entry.message, entry.owner), entry.seq))
         .collect())
-}
-
-/// Sends that repeat an earlier send of the same batch, with the index of that one.
-fn find_twins(batch: &[&Append], placed: &[Option<Placed>]) -> BTreeMap<usize, usize> {
-    let mut first: HashMap<ClientKey<'_>, usize> = HashMap::new();
-    let mut twins = BTreeMap::new();
-    for (index, send) in batch.iter().enumerate() {
-        let Some(key) = send.client_key() else {
-            continue;
-        };
-        if placed[index].is_some() {
-            continue;
-        }
-        match first.entry(key) {
-            hash_map::Entry::Vacant(entry) => {
-                entry.insert(index);
-            }
-            hash_map::Entry::Occupied(entry) => {
-                twins.insert(index, *entry.get());
-            }
-        }
-    }
-    twins
-}
-
-fn repeat_in_batch(
-    batch: &[&Append],
-    ids: &[MessageId],
-    placed: &[Option<Placed>],
-    index: usize,
-    first: usize,
-) -> Placed {
-    if batch[index].message.digest != batch[first].message.digest {
-        return Placed::Conflict;
-    }
-    let owners = &batch[first].owners;
-    let seq = match &placed[first] {
-        Some(Placed::New(_, seqs)) => owners
-            .iter()
-            .position(|owner| *owner == batch[index].answer_owner)
-            .map_or(Seq::ZERO, |at| seqs[at]),
-        _ => Seq::ZERO,
-    };
-    Placed::Repeat(Appended {
-        seq,
-        message_id: ids[first],
-        send_time: batch[first].message.send_time,
-        repeated: true,
-    })
-}
-
-/// The result of an earlier send with the same client message id, looked up outside a batch.
-///
-/// # Errors
-/// 10001 when the id was used for another message; 10004 when the database does not answer.
-pub async fn find_repeat(store: &Store, send: &Append) -> Result<Option<Appended>> {
-    let Some(key) = send.client_key() else {
-        return Ok(None);
-    };
-    let known = store::message::known(store.reader(), &[key]).await?;
-    let Some(first) = known.first() else {
-        return Ok(None);
-    };
-    let entries = positions(store.reader(), &known).await?;
-    match send.repeat_of(first, &entries) {
-        Placed::Repeat(appended) => Ok(Some(appended)),
-        _ => Err(conflict()),
-    }
-}
-
-/// After a commit whose outcome is unknown: what the batch led to if it was stored, or `None`
-/// if it was not.
-pub(super) async fn find_committed(
-    store: &Store,
-    batch: &[&Append],
-    ids: &[MessageId],
-) -> Outcome<Option<Vec<Placed>>> {
-    let conn = store.reader();
-    let stored = store::message::stored(conn, ids).await?;
-    let by_id: HashMap<MessageId, &Known> = stored.iter().map(|known| (known.id, known)).collect();
-    let is_ours = |(send, id): (&&Append, &MessageId)| {
-        by_id
-            .get(id)
-            .is_some_and(|known| known.digest == send.message.digest && known.is_from(send))
-    };
-    if !batch.iter().zip(ids).any(is_ours) {
-        return Ok(None);
-    }
-    let entries = positions(conn, &stored).await?;
-    let mut placed = find_stored(conn, batch).await?;
-    for (index, send) in batch.iter().enumerate() {
-        if by_id.contains_key(&ids[index]) {
-            let seqs = send.owners.iter().map(|owner| {
-                let position = entries.get(&(ids[index], *owner));
-                position.copied().unwrap_or_default()
-            });
-            placed[index] = Some(Placed::New(ids[index], seqs.collect()));
-        }
-    }
-    // Whoever is neither stored under its id nor a repeat was not part of what was committed.
-    Ok(placed.into_iter().collect())
 }
 
 /// The answer to an id that was used for another message.
@@ -342,10 +159,42 @@ impl Append {
         1 + self.owners.len()
     }
 
+    /// The send as it is stored if it is new.
+    pub(super) fn as_stored(&self, id: MessageId) -> store::append::Send {
+        let message = &self.message;
+        let client_message_id = message.client_message_id.as_bytes();
+        store::append::Send {
+            owners: self.owners.clone(),
+            answer_owner: self.answer_owner,
+            row: store::message::Row {
+                id: id.get(),
+                sender_type: message.sender_type,
+                sender_id: message.sender_id,
+                sender_device_id: message.device.get(),
+                receiver_type: message.receiver_type,
+                receiver_id: message.receiver_id,
+                to_user_ids: mentions::encode(&message.to_user_ids),
+                r#type: message.message_type,
+                content: message.content.to_vec(),
+                send_time: message.send_time,
+                status: pb::MessageStatus::MsNormal as i16,
+                client_message_id: (!client_message_id.is_empty())
+                    .then(|| client_message_id.to_vec()),
+                digest: message.digest.to_vec(),
+            },
+        }
+    }
+
     fn client_key(&self) -> Option<ClientKey<'_>> {
         let message = &self.message;
         let id = message.client_message_id.as_bytes();
         (!id.is_empty()).then_some((message.sender_type, message.sender_id, id))
+    }
+
+    fn is_stored_as(&self, known: &Known) -> bool {
+        let message = &self.message;
+        known.digest == message.digest
+            && (known.sender_type, known.sender_id) == (message.sender_type, message.sender_id)
     }
 
     fn repeat_of(&self, first: &Known, entries: &HashMap<(MessageId, Owner), Seq>) -> Placed {
@@ -353,40 +202,16 @@ impl Append {
             return Placed::Conflict;
         }
         let position = entries.get(&(first.id, self.answer_owner));
-        Placed::Repeat(Appended {
+        Placed::Repeat {
+            id: first.id,
             seq: position.copied().unwrap_or_default(),
-            message_id: first.id,
             send_time: first.send_time,
-            repeated: true,
-        })
+        }
     }
 }
 
 impl Known {
     fn key(&self) -> ClientKey<'_> {
         (self.sender_type, self.sender_id, &self.client_message_id)
-    }
-
-    fn is_from(&self, send: &Append) -> bool {
-        self.sender_type == send.message.sender_type && self.sender_id == send.message.sender_id
-    }
-}
-
-fn row(message: &NewMessage, id: MessageId) -> store::message::Row {
-    let client_message_id = message.client_message_id.as_bytes();
-    store::message::Row {
-        id: id.get(),
-        sender_type: message.sender_type,
-        sender_id: message.sender_id,
-        sender_device_id: message.device.get(),
-        receiver_type: message.receiver_type,
-        receiver_id: message.receiver_id,
-        to_user_ids: mentions::encode(&message.to_user_ids),
-        r#type: message.message_type,
-        content: message.content.to_vec(),
-        send_time: message.send_time,
-        status: pb::MessageStatus::MsNormal as i16,
-        client_message_id: (!client_message_id.is_empty()).then(|| client_message_id.to_vec()),
-        digest: message.digest.to_vec(),
     }
 }

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::{
-    append::{self, Append, Appended, Failed, Placed},
+    append::{self, Append, Appended},
     epoch::Epoch,
     ids::MessageIds,
     pages,
@@ -26,7 +26,10 @@ use crate::{
     id::{MessageId, Seq},
     lifecycle::Tasks,
     limits::{BATCH_DEADLINE, SEND_DEADLINE},
-    store::{FailureKind, Outcome, Store},
+    store::{
+        FailureKind, Outcome, Store,
+        append::{Failed, Placed},
+    },
     telemetry::Metrics,
 };
 
@@ -135,7 +138,7 @@ struct Task {
 
 /// How a batch, or a part of it, ended.
 enum Ended {
-    Placed(Vec<Placed>),
+    Placed(Vec<MessageId>, Vec<Placed>),
     /// Not stored, or unknown: try again later.
     Away,
     /// The database refuses it as it is.
@@ -188,8 +191,8 @@ impl Task {
         deadline: Instant,
     ) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            match self.append_retrying(&jobs, &mut ids, deadline).await {
-                Ended::Placed(placed) => self.publish(jobs, placed),
+            match self.append_retrying(&jobs, &ids, deadline).await {
+                Ended::Placed(ids, placed) => self.publish(jobs, &ids, placed),
                 Ended::Away => {
                     for job in jobs {
                         answer(job, Err(unknown_outcome()));
@@ -215,24 +218,25 @@ impl Task {
     async fn append_retrying(
         &mut self,
         jobs: &[Job],
-        ids: &mut Vec<MessageId>,
+        ids: &[MessageId],
         deadline: Instant,
     ) -> Ended {
         let batch: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+        let mut ids = ids.to_vec();
         let mut pause = PAUSE_MIN;
         let mut in_doubt = false;
         let mut duplicates = 0;
         loop {
             if in_doubt {
-                match append::find_committed(&self.options.store, &batch, ids).await {
-                    Ok(Some(placed)) => return Ended::Placed(placed),
+                match append::find_committed(&self.options.store, &batch, &ids).await {
+                    Ok(Some(placed)) => return Ended::Placed(ids, placed),
                     Ok(None) => in_doubt = false,
                     Err(error) => tracing::warn!(%error, "looking up a commit failed"),
                 }
             }
             if !in_doubt {
-                match self.attempt(&batch, ids).await {
-                    Ok(placed) => return Ended::Placed(placed),
+                match self.attempt(&batch, &ids).await {
+                    Ok(placed) => return Ended::Placed(ids, placed),
                     Err(failed) => match failed.kind {
                         FailureKind::Transient | FailureKind::Away => {
                             tracing::warn!(error = %failed.error, "a batch was not stored yet");
@@ -249,7 +253,7 @@ impl Task {
                             duplicates += 1;
                             self.ids.forget();
                             match self.take_ids(ids.len(), deadline).await {
-                                Ok(fresh) => *ids = fresh,
+                                Ok(fresh) => ids = fresh,
                                 Err(_) => return Ended::Away,
                             }
                         }
@@ -274,7 +278,8 @@ impl Task {
         ids: &[MessageId],
     ) -> std::result::Result<Vec<Placed>, Failed> {
         let begun = Instant::now();
-        let committed = append::append(&self.options.store, batch, ids).await?;
+        let sends = batch.iter().zip(ids).map(|(send, id)| send.as_stored(*id));
+        let committed = self.options.store.append(sends.collect()).await?;
         let rows = batch.iter().map(|append| append.rows()).sum();
         let metrics = &self.options.metrics;
         metrics.batch_committed(batch.len(), rows, begun.elapsed());
@@ -287,11 +292,16 @@ impl Task {
     }
 
     /// Offers every new entry to its topic, in order, then replies.
-    fn publish(&self, jobs: Vec<Job>, placed: Vec<Placed>) {
-        for (job, placed) in jobs.into_iter().zip(placed) {
+    fn publish(&self, jobs: Vec<Job>, ids: &[MessageId], placed: Vec<Placed>) {
+        for ((job, id), placed) in jobs.into_iter().zip(ids).zip(placed) {
             let result = match placed {
-                Placed::New(id, seqs) => Ok(self.publish_one(&job.append, id, &seqs)),
-                Placed::Repeat(appended) => Ok(appended),
+                Placed::New(seqs) => Ok(self.publish_one(&job.append, *id, &seqs)),
+                Placed::Repeat { id, seq, send_time } => Ok(Appended {
+                    seq,
+                    message_id: id,
+                    send_time,
+                    repeated: true,
+                }),
                 Placed::Conflict => Err(append::conflict()),
             };
             answer(job, result);

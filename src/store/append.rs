@@ -1,0 +1,82 @@
+//! The transaction that appends: the hot path of the whole server, and the only code that hands
+//! out seqs.
+//!
+//! Invariant I1 rests here: a seq is taken by raising the timeline's head row inside the
+//! transaction that inserts the entry, and the write lock is held until that commits. On SQLite
+//! the transaction runs statement by statement on one thread with a connection of its own:
+//! crossing to another thread for each statement costs more than the statements.
+
+use tokio::sync::oneshot;
+
+use super::{FailureKind, Store, message, sqlite_append::Job};
+use crate::id::{MessageId, Owner, Seq};
+
+/// One message and the timelines it goes to.
+#[derive(Clone, Debug)]
+pub struct Send {
+    /// The message, with the id it gets if it is new.
+    pub row: message::Row,
+    /// The timelines it goes to, without repeats.
+    pub owners: Vec<Owner>,
+    /// In whose timeline the seq of a repeat is looked up.
+    pub answer_owner: Owner,
+}
+
+/// What became of one send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Stored, at these positions in the order of [`Send::owners`].
+    New(Vec<Seq>),
+    /// Stored before, by this batch or an earlier one.
+    Repeat {
+        /// Under this id.
+        id: MessageId,
+        /// At this position of the timeline that was asked for.
+        seq: Seq,
+        /// When, in unix milliseconds.
+        send_time: i64,
+    },
+    /// Its client message id is taken by another message.
+    Conflict,
+}
+
+/// A batch that is stored.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The database's epoch, read in the same transaction.
+    pub epoch: i64,
+    /// What became of each send.
+    pub placed: Vec<Placed>,
+}
+
+/// A batch that is not known to be stored.
+#[derive(Debug)]
+pub struct Failed {
+    /// What can be done about it.
+    pub kind: FailureKind,
+    /// The failure came while committing: it may be stored all the same.
+    pub in_commit: bool,
+    /// What the database said.
+    pub error: Box<dyn std::error::Error + std::marker::Send + Sync>,
+}
+
+impl Store {
+    /// Appends a batch in one transaction. A send whose client message id is known is not stored
+    /// again.
+    ///
+    /// # Errors
+    /// [`Failed`]; nothing is stored unless it says `in_commit`.
+    pub async fn append(&self, sends: Vec<Send>) -> Result<Committed, Failed> {
+        let away = |in_commit| Failed {
+            kind: FailureKind::Away,
+            in_commit,
+            error: "the append thread has ended".into(),
+        };
+        // One writer at a time: SQLite would make the other wait by polling.
+        let turn = std::sync::Arc::clone(&self.turn).lock_owned().await;
+        let (reply, answer) = oneshot::channel();
+        let job = Job { sends, reply, turn };
+        self.appender.send(job).await.map_err(|_| away(false))?;
+        answer.await.map_err(|_| away(true))?
+    }
+}
