@@ -78,14 +78,14 @@ impl World {
             Arc::clone(&authenticator),
             Arc::clone(&directory),
             Arc::clone(&clock) as _,
-            tasks.clone(),
+            tasks,
             sign_in,
         );
         Self {
             accounts: Arc::new(accounts.await.unwrap()),
             devices: Devices::new(store.clone(), Arc::clone(&clock) as _),
             registry,
-            messages: messages(&store, &directory, &clock, &tasks),
+            messages: messages(&store, &directory, &clock),
             authenticator,
             directory,
             store,
@@ -110,8 +110,9 @@ fn messages(
     store: &Store,
     directory: &Arc<Directory>,
     clock: &Arc<clock::Manual>,
-    tasks: &Tasks,
 ) -> Arc<Messages> {
+    // Tests wait for the tasks of the accounts; the writer never ends.
+    let tasks = Tasks::default();
     let metrics = Arc::new(Metrics::default());
     let bridge = Arc::new(InProcess);
     let router = Arc::new(Router::new(bridge, tasks.clone(), Arc::clone(&metrics)));
@@ -121,7 +122,7 @@ fn messages(
         epoch: Arc::new(Epoch::new(1)),
         metrics: Arc::clone(&metrics),
     };
-    let (writer, _) = Writer::start(options, tasks, || {});
+    let (writer, _) = Writer::start(options, &tasks, || {});
     Arc::new(Messages::new(
         store.clone(),
         writer,

@@ -106,6 +106,11 @@ impl Handle {
         self.notify.notify_one();
     }
 
+    /// Lets the session run once more, after others had their turn.
+    pub fn wake_again(&self) {
+        self.notify.notify_one();
+    }
+
     /// Takes the slots that have something new, in the order they became so.
     #[must_use]
     pub fn take_ready(&self) -> Vec<u32> {

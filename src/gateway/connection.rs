@@ -41,6 +41,8 @@ use crate::{
 
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 4 * 1024;
+/// Full write buffers written before other connections have their turn.
+const ROUNDS_MAX: usize = 8;
 
 /// A connection and everything it holds.
 pub(super) struct Connection {
@@ -142,11 +144,21 @@ impl Connection {
         }
     }
 
-    /// Does everything that can be done without waiting.
+    /// Does everything that can be done without waiting, but leaves the thread to others after
+    /// some rounds.
     fn advance(&mut self) -> Result<(), Close> {
         self.take_frames()?;
-        self.pull();
-        self.flush()
+        for _ in 0..ROUNDS_MAX {
+            let has_more = self.pull();
+            self.flush()?;
+            if !has_more || !self.outbox.is_empty() {
+                return Ok(());
+            }
+        }
+        if let Some(link) = &self.link {
+            link.handle().wake_again();
+        }
+        Ok(())
     }
 
     /// Waits for whatever comes first. Cancel safe, as everything it waits for is.
@@ -501,11 +513,16 @@ impl Connection {
         self.framing.put(&output.encode_to_vec(), &mut self.outbox);
     }
 
-    fn pull(&mut self) {
-        if let Some(link) = &mut self.link {
-            let given = link.pull(&self.gateway, &self.framing, &mut self.outbox);
+    /// Takes from the feeds what there is room for; true when they have more.
+    fn pull(&mut self) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
+        let given = link.pull(&self.gateway, &self.framing, &mut self.outbox);
+        if given > 0 {
             self.gateway.metrics.deliveries.inc_by(given.into());
         }
+        link.is_ready()
     }
 
     /// Writes what the socket takes. Everything pending goes in one write.

@@ -202,6 +202,11 @@ impl Link {
         given
     }
 
+    /// True when a feed can be read on at once.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty() && self.catching_up.is_none()
+    }
+
     fn begin_catch_up(&mut self, gateway: &Gateway, slot: u32) {
         let follow = &self.follows[slot as usize];
         let Some(owner) = follow.lease.topic().owner() else {

@@ -152,11 +152,16 @@ async fn each_listener_serves_its_own_services_only() {
         ("token", alice.token.as_str()),
     ];
     let cases = [
-        (server.grpc_channel(), rpcs(INTERNAL_DESCRIPTORS)),
-        (server.internal_channel(), rpcs(EXTERNAL_DESCRIPTORS)),
+        (server.grpc_channel(), rpcs(INTERNAL_DESCRIPTORS), "Int/"),
+        (
+            server.internal_channel(),
+            rpcs(EXTERNAL_DESCRIPTORS),
+            "Ext/",
+        ),
     ];
-    for (channel, paths) in cases {
-        for path in paths {
+    for (channel, paths, theirs) in cases {
+        // The descriptors of one side import some of the other's.
+        for path in paths.into_iter().filter(|path| path.contains(theirs)) {
             let refused = call(channel.clone(), &path, &good).await;
             let status = refused.expect_err("not served here");
             assert_eq!(

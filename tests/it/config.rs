@@ -162,7 +162,7 @@ fn a_named_file_must_exist() {
 
 #[test]
 fn the_environment_goes_over_the_file() {
-    Check::of("[session]\nidle_timeout_s = 0\n")
+    Check::of("[session]\nidle_timeout_s = 30\n")
         .env("IM_SESSION__IDLE_TIMEOUT_S", "60")
         .assert_good();
     Check::of("[session]\nidle_timeout_s = 60\n")

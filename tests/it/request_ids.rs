@@ -34,7 +34,10 @@ async fn a_call_without_a_request_id_gets_a_new_one() {
     let mut ids = Vec::new();
     for _ in 0..3 {
         let answer = logic
-            .register_device(im::pb::RegisterDeviceReq::default())
+            .register_device(im::pb::RegisterDeviceReq {
+                r#type: 1,
+                ..Default::default()
+            })
             .await;
         ids.push(request_id(answer.expect("RegisterDevice").metadata()));
     }
