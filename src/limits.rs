@@ -64,6 +64,8 @@ const _: () = assert!(DELIVERED_BYTES_MAX <= PAGE_BYTES_MAX);
 pub const READ_AHEAD_BYTES_MAX: usize = 2 * (FRAME_BODY_BYTES_MAX + 14);
 /// Frames that wait behind a request of the same connection; beyond it the socket is not read.
 pub const BACKLOG_FRAMES_MAX: usize = 256;
+/// Bytes of those frames, but for the last one.
+pub const BACKLOG_BYTES_MAX: usize = 64 * 1024;
 /// Sends of one connection that wait for their commit; beyond it the socket is not read.
 pub const SENDS_IN_FLIGHT_MAX: usize = 256;
 /// Bytes a connection may hold that are not written yet; beyond it nothing is pulled from feeds.

@@ -3,9 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
-use tokio::task::JoinHandle;
-
 use crate::{
     auth::{self, Authenticator, SignIns},
     clock::{self, Clock},
@@ -25,6 +22,7 @@ use crate::{
     timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
     user::{Accounts, Directory},
 };
+use axum::Router;
 
 pub use crate::listen::Addresses;
 
@@ -118,7 +116,12 @@ impl Server {
             Arc::clone(&metrics),
         );
         let acks = Arc::new(Acks::default());
-        let (writer, writing) = Writer::start(
+        let memory = Memory {
+            router: Arc::clone(&router),
+            registry: Arc::clone(&registry),
+            acks: Arc::clone(&acks),
+        };
+        let writer = Writer::start(
             writer::Options {
                 store: store.clone(),
                 router: Arc::clone(&router),
@@ -126,7 +129,10 @@ impl Server {
                 metrics: Arc::clone(&metrics),
             },
             core,
-            start_over(&router, &registry),
+            {
+                let memory = memory.clone();
+                move || memory.start_over()
+            },
         );
         let messages = Arc::new(Messages::new(
             store.clone(),
@@ -181,7 +187,7 @@ impl Server {
         let internal = internal.await?;
 
         let interval = seconds(config.delivery.reconcile_interval_s);
-        start_housekeeping(core, &acks, &router, &registry, &store, clock, interval);
+        start_housekeeping(core, &memory, &writer, &store, clock, interval);
         let health = [external.health, internal.health];
         let routes = Routes {
             external: external.router,
@@ -197,10 +203,8 @@ impl Server {
         serve(listeners, gateway, routes, groups);
         Ok(Running {
             store,
-            registry,
-            acks,
+            memory,
             writer,
-            writing,
             health,
         })
     }
@@ -281,60 +285,61 @@ async fn accept(listener: Listener, gateway: Arc<Gateway>) {
         .await;
 }
 
+/// What this instance remembers of the database.
+#[derive(Clone, Debug)]
+struct Memory {
+    router: Arc<router::Router>,
+    registry: Arc<Registry>,
+    acks: Arc<Acks>,
+}
+
+impl Memory {
+    /// Forgets everything, when the database turns out to be older than what was delivered from
+    /// it. Devices come back and are told to reset.
+    fn start_over(&self) {
+        tracing::warn!("the database went back in time, all sessions start over");
+        self.router.forget_feeds();
+        self.acks.forget();
+        self.registry.evict_all(Eviction::Draining);
+    }
+}
+
 /// Starts what compares this instance with the database, and what writes acks.
 fn start_housekeeping(
     core: &Tasks,
-    acks: &Arc<Acks>,
-    router: &Arc<router::Router>,
-    registry: &Arc<Registry>,
+    memory: &Memory,
+    writer: &Writer,
     store: &Store,
     clock: Arc<dyn Clock>,
     interval: Duration,
 ) {
-    core.spawn_critical("acks", Arc::clone(acks).run(store.clone(), core.clone()));
+    let Memory {
+        router,
+        registry,
+        acks,
+    } = memory.clone();
+    core.spawn_critical("acks", acks.run(store.clone(), core.clone()));
+    let (memory, writer) = (memory.clone(), writer.clone());
+    let went_back = move || {
+        writer.forget_ids();
+        memory.start_over();
+    };
+    let stop = core.stop();
     core.spawn_critical(
         "feed sweep",
-        reconcile::sweep(
-            Arc::clone(router),
-            store.clone(),
-            interval,
-            core.stop().clone(),
-            start_over(router, registry),
-        ),
+        reconcile::sweep(router, store.clone(), interval, stop.clone(), went_back),
     );
     core.spawn_critical(
         "session sweep",
-        auth::sweep(
-            Arc::clone(registry),
-            store.clone(),
-            clock,
-            interval,
-            core.stop().clone(),
-        ),
+        auth::sweep(registry, store.clone(), clock, interval, stop.clone()),
     );
-}
-
-/// What is done when the database turns out to be older than what was delivered from it: nothing
-/// that this instance remembers of it holds any more. Devices come back and are told to reset.
-fn start_over(
-    router: &Arc<router::Router>,
-    registry: &Arc<Registry>,
-) -> impl Fn() + Send + Sync + 'static {
-    let (router, registry) = (Arc::clone(router), Arc::clone(registry));
-    move || {
-        tracing::warn!("the database went back in time, all sessions start over");
-        router.forget_feeds();
-        registry.evict_all(Eviction::Draining);
-    }
 }
 
 /// What a drain needs of a running server.
 struct Running {
     store: Store,
-    registry: Arc<Registry>,
-    acks: Arc<Acks>,
+    memory: Memory,
     writer: Writer,
-    writing: JoinHandle<()>,
     health: [grpc::Health; 2],
 }
 
@@ -346,14 +351,11 @@ impl Running {
         for health in &self.health {
             health.stop_serving().await;
         }
-        self.registry.evict_all(Eviction::Draining);
+        self.memory.registry.evict_all(Eviction::Draining);
         groups.edge.finished().await;
-        self.writer.close();
-        if self.writing.await.is_err() {
-            tracing::error!("the writer crashed");
-        }
+        self.writer.close().await;
         groups.core.stop().cancel();
         groups.core.finished().await;
-        self.acks.flush(&self.store).await;
+        self.memory.acks.flush(&self.store).await;
     }
 }

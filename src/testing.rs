@@ -122,7 +122,7 @@ fn messages(
         epoch: Arc::new(Epoch::new(1)),
         metrics: Arc::clone(&metrics),
     };
-    let (writer, _) = Writer::start(options, &tasks, || {});
+    let writer = Writer::start(options, &tasks, || {});
     Arc::new(Messages::new(
         store.clone(),
         writer,

@@ -63,7 +63,7 @@ impl SignIns {
             metrics,
         };
         let stop = tasks.stop().clone();
-        tasks.spawn(async move {
+        tasks.spawn_critical("sign-ins", async move {
             stop.run_until_cancelled_owned(task.run(requests)).await;
         });
         Self { queue }
@@ -207,9 +207,11 @@ impl Request {
 /// generation of its own.
 fn take_batch(waiting: &mut Vec<Request>) -> Vec<Request> {
     let mut devices = HashSet::new();
-    let (batch, later) = std::mem::take(waiting)
+    let (mut batch, later): (Vec<_>, Vec<_>) = std::mem::take(waiting)
         .into_iter()
         .partition(|request| devices.insert(request.device));
     *waiting = later;
+    // Whoever has gone away must not replace a session that lives.
+    batch.retain(|request: &Request| !request.reply.is_closed());
     batch
 }

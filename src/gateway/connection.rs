@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest, Ready},
     net::TcpStream,
     time::Sleep,
 };
@@ -31,8 +31,8 @@ use crate::{
     error::{Error, Result as ImResult},
     id::Seq,
     limits::{
-        BACKLOG_FRAMES_MAX, CLOSE_LINGER_MAX, READ_AHEAD_BYTES_MAX, SENDS_IN_FLIGHT_MAX,
-        WRITE_BUFFER_BYTES_MAX,
+        BACKLOG_BYTES_MAX, BACKLOG_FRAMES_MAX, CLOSE_LINGER_MAX, READ_AHEAD_BYTES_MAX,
+        SENDS_IN_FLIGHT_MAX, WRITE_BUFFER_BYTES_MAX,
     },
     message::{Origin, Receipt, Sent},
     pb::{self, PackageType},
@@ -57,6 +57,7 @@ pub(super) struct Connection {
     outbox: BytesMut,
     /// Packages that wait behind `working`.
     backlog: VecDeque<pb::Input>,
+    backlog_bytes: usize,
     /// The package that is being served.
     working: Option<BoxFuture<'static, Done>>,
     /// Messages that wait for their commit, in the order they were sent in.
@@ -71,8 +72,7 @@ pub(super) struct Connection {
 
 /// What a connection waits for.
 enum Event {
-    Readable,
-    Writable,
+    Ready(io::Result<Ready>),
     Link(link::Event),
     Worked(Done),
     Stored(ImResult<Sent>),
@@ -102,6 +102,7 @@ impl Connection {
             inbox: received,
             outbox: BytesMut::new(),
             backlog: VecDeque::new(),
+            backlog_bytes: 0,
             working: None,
             receipts: VecDeque::new(),
             rate,
@@ -116,11 +117,17 @@ impl Connection {
     }
 
     /// Drives the connection to its end.
-    pub(super) async fn run(mut self) {
-        let why = self.drive().await;
-        tracing::debug!(reason = why.label(), "connection ended");
-        self.gateway.metrics.closed(why.label());
-        self.end(why).await;
+    ///
+    /// The future is all that an idle connection is, besides what it follows, so it is kept small:
+    /// a block, because an `async fn` would hold `self` twice, and its end is boxed.
+    #[expect(clippy::manual_async_fn, reason = "said above")]
+    pub(super) fn run(mut self) -> impl Future<Output = ()> {
+        async move {
+            let why = self.drive().await;
+            tracing::debug!(reason = why.label(), "connection ended");
+            self.gateway.metrics.closed(why.label());
+            Box::pin(self.end(why)).await;
+        }
     }
 
     async fn drive(&mut self) -> Close {
@@ -163,13 +170,13 @@ impl Connection {
 
     /// Waits for whatever comes first. Cancel safe, as everything it waits for is.
     async fn next_event(&mut self, sleep: Pin<&mut Sleep>) -> Event {
-        let may_read = self.may_read(Instant::now());
-        let may_write = !self.outbox.is_empty();
+        let interest = self.interest(Instant::now());
         let is_signed_in = self.link.is_some();
         tokio::select! {
             event = link_event(&mut self.link) => Event::Link(event),
-            _ = self.stream.readable(), if may_read => Event::Readable,
-            _ = self.stream.writable(), if may_write => Event::Writable,
+            ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
+                Event::Ready(ready)
+            }
             done = worked(&mut self.working) => Event::Worked(done),
             sent = stored(&mut self.receipts) => Event::Stored(sent),
             () = self.gateway.draining.cancelled(), if !is_signed_in => Event::Draining,
@@ -179,8 +186,16 @@ impl Connection {
 
     fn handle(&mut self, event: Event, sleep: Pin<&mut Sleep>) -> Result<(), Close> {
         match event {
-            Event::Readable => self.read(),
-            Event::Writable => self.flush(),
+            Event::Ready(Ok(ready)) => {
+                if ready.is_writable() {
+                    self.flush()?;
+                }
+                if ready.is_readable() {
+                    self.read()?;
+                }
+                Ok(())
+            }
+            Event::Ready(Err(_)) => Err(Close::PeerGone),
             Event::Worked(done) => self.finish(done),
             Event::Stored(sent) => {
                 self.answer_stored(sent);
@@ -206,15 +221,26 @@ impl Connection {
 
     // Reading.
 
-    fn may_read(&self, now: Instant) -> bool {
-        !self.at_end && self.has_room() && self.rate.resume_at(now).is_none()
+    /// What of the socket is worth waiting for.
+    fn interest(&self, now: Instant) -> Option<Interest> {
+        let may_read = !self.at_end && self.has_room() && self.rate.resume_at(now).is_none();
+        match (may_read, !self.outbox.is_empty()) {
+            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+            (true, false) => Some(Interest::READABLE),
+            (false, true) => Some(Interest::WRITABLE),
+            (false, false) => None,
+        }
     }
 
     /// Whether another frame may be taken: everything it can lead to is bounded.
     fn has_room(&self) -> bool {
-        self.backlog.len() < BACKLOG_FRAMES_MAX
+        self.backlog_has_room()
             && self.outbox.len() < WRITE_BUFFER_BYTES_MAX
             && self.inbox.len() < READ_AHEAD_BYTES_MAX
+    }
+
+    fn backlog_has_room(&self) -> bool {
+        self.backlog.len() < BACKLOG_FRAMES_MAX && self.backlog_bytes < BACKLOG_BYTES_MAX
     }
 
     fn read(&mut self) -> Result<(), Close> {
@@ -247,7 +273,7 @@ impl Connection {
         loop {
             let now = Instant::now();
             if self.inbox.is_empty()
-                || self.backlog.len() >= BACKLOG_FRAMES_MAX
+                || !self.backlog_has_room()
                 || self.outbox.len() >= WRITE_BUFFER_BYTES_MAX
                 || self.rate.resume_at(now).is_some()
             {
@@ -297,6 +323,7 @@ impl Connection {
         if (is_heartbeat && self.link.is_some()) || self.is_idle() {
             self.serve(input)
         } else {
+            self.backlog_bytes += input.data.len();
             self.backlog.push_back(input);
             Ok(())
         }
@@ -341,6 +368,7 @@ impl Connection {
             && self.outbox.len() < WRITE_BUFFER_BYTES_MAX
             && let Some(input) = self.backlog.pop_front()
         {
+            self.backlog_bytes -= input.data.len();
             self.serve(input)?;
         }
         if self.backlog.is_empty() {
@@ -562,6 +590,9 @@ impl Connection {
             self.session.held_until(),
             self.blocked_since
                 .map(|since| since + seconds(config.write_timeout_s)),
+            self.receipts
+                .front()
+                .and_then(|(_, receipt)| receipt.deadline()),
             self.rate.resume_at(now),
         ]
         .into_iter()
@@ -590,13 +621,19 @@ impl Connection {
         if self.session.release_expired(now) {
             self.release();
         }
+        while let Some((_, receipt)) = self.receipts.front_mut()
+            && receipt.deadline().is_some_and(|deadline| deadline <= now)
+        {
+            let overdue = receipt.give_up();
+            self.answer_stored(overdue);
+        }
         Ok(())
     }
 
     // Ending.
 
     /// Says why, as far as the peer still listens, and closes.
-    async fn end(mut self, why: Close) {
+    async fn end(&mut self, why: Close) {
         self.session.close();
         if self.link.take().is_some() {
             self.sessions().dec();
@@ -632,10 +669,9 @@ impl Connection {
 
     /// Waits for what is under way and answers it.
     async fn settle(&mut self) {
-        if let Some(working) = self.working.take()
-            && let Done::Accepted(head, receipt) = working.await
-        {
-            self.receipts.push_back((head, receipt));
+        if let Some(working) = self.working.take() {
+            // Nothing that ends the connection matters any more.
+            let _ = self.finish(working.await);
         }
         while !self.receipts.is_empty() {
             let sent = stored(&mut self.receipts).await;
@@ -679,7 +715,7 @@ async fn worked(working: &mut Option<BoxFuture<'static, Done>>) -> Done {
 /// Waits for the oldest message that waits for its commit; for ever when none does.
 async fn stored(receipts: &mut VecDeque<(Head, Receipt)>) -> ImResult<Sent> {
     match receipts.front_mut() {
-        Some((_, receipt)) => receipt.wait().await,
+        Some((_, receipt)) => receipt.stored().await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{DeviceId, GroupId, MessageId, Owner, Seq, UserId},
     pb::{self, MessageType, ReceiverType, SenderType},
-    store::Store,
+    store::{Store, within_deadline},
     telemetry::Metrics,
     timeline::{Append, Appended, NewMessage, Writer, append, pages, writer::Waiting},
     user::{Directory, Profile},
@@ -99,7 +99,7 @@ impl Messages {
     /// receiver; 10003 when too many wait; 10004 when the database does not answer.
     pub async fn accept(&self, from: Origin, request: pb::SendMessageReq) -> Result<Receipt> {
         let since = Instant::now();
-        match self.check_and_queue(from, request).await {
+        match within_deadline(self.check_and_queue(from, request, since)).await {
             Ok(state) => Ok(Receipt {
                 state,
                 since,
@@ -112,7 +112,12 @@ impl Messages {
         }
     }
 
-    async fn check_and_queue(&self, from: Origin, request: pb::SendMessageReq) -> Result<State> {
+    async fn check_and_queue(
+        &self,
+        from: Origin,
+        request: pb::SendMessageReq,
+        since: Instant,
+    ) -> Result<State> {
         let (receiver_type, message_type) = content::check(&request)?;
         if message_type == MessageType::MtCommand {
             content::check_device_command(&request.message_content)?;
@@ -128,7 +133,7 @@ impl Messages {
             return Err(refusal);
         }
         if is_persist {
-            Ok(State::Waiting(self.writer.append(send)?))
+            Ok(State::Waiting(self.writer.append(send, since)?))
         } else {
             Ok(State::Done(self.push_ephemeral(&send)))
         }
@@ -226,22 +231,59 @@ impl Receipt {
     /// 10004 when it could not be stored or its outcome is unknown; 10001 when its client message
     /// id was used for another message.
     pub async fn done(mut self) -> Result<Sent> {
-        self.wait().await
+        let Some(deadline) = self.deadline() else {
+            return self.stored().await;
+        };
+        match tokio::time::timeout_at(deadline.into(), self.stored()).await {
+            Ok(result) => result,
+            Err(_) => self.give_up(),
+        }
     }
 
-    /// As [`Receipt::done`], for one that is kept. Cancel safe.
+    /// Waits however long it takes, for whoever keeps the [deadline](Receipt::deadline) himself.
+    /// Cancel safe.
     ///
     /// # Errors
     /// As [`Receipt::done`].
-    pub async fn wait(&mut self) -> Result<Sent> {
-        let result = match &mut self.state {
-            State::Done(sent) => Ok((*sent, false)),
-            State::Waiting(waiting) => {
-                let appended = waiting.wait().await;
-                appended.map(|appended| (Sent::from(appended), appended.repeated))
+    pub async fn stored(&mut self) -> Result<Sent> {
+        match &mut self.state {
+            State::Done(sent) => {
+                let sent = *sent;
+                self.counted(Ok((sent, false)))
             }
-        };
-        match result {
+            State::Waiting(waiting) => {
+                let appended = waiting.stored().await;
+                self.counted(appended.map(|appended| (appended.into(), appended.repeated)))
+            }
+        }
+    }
+
+    /// When the send must be answered; `None` when its answer is there.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Done(_) => None,
+            State::Waiting(waiting) => Some(waiting.deadline()),
+        }
+    }
+
+    /// The answer to a send that is not known to be stored by its deadline.
+    ///
+    /// # Errors
+    /// 10004, but for a send whose answer is there.
+    pub fn give_up(&self) -> Result<Sent> {
+        match &self.state {
+            State::Done(sent) => self.counted(Ok((*sent, false))),
+            State::Waiting(waiting) => {
+                let appended = waiting.give_up();
+                self.counted(appended.map(|appended| (appended.into(), appended.repeated)))
+            }
+        }
+    }
+
+    /// Counts the outcome, which is a result and whether it is a repeated one.
+    fn counted(&self, outcome: Result<(Sent, bool)>) -> Result<Sent> {
+        match outcome {
             Ok((sent, repeated)) => {
                 self.metrics.send_done(repeated, self.since.elapsed());
                 Ok(sent)

@@ -74,6 +74,11 @@ impl Acks {
         of(&state.waiting).max(of(&state.flushing))
     }
 
+    /// Forgets what is not written: after a restore it may be ahead of the timelines.
+    pub fn forget(&self) {
+        self.lock().waiting.clear();
+    }
+
     /// Writes acks until the server stops; [`Acks::flush`] must be called once after that.
     pub async fn run(self: Arc<Self>, store: Store, tasks: Tasks) {
         loop {

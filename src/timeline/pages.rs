@@ -23,7 +23,7 @@ use crate::{
     lifecycle::Tasks,
     limits::{PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGE_READS_MAX},
     pb,
-    store::{self, Store},
+    store::{self, Store, within_deadline},
     telemetry::Metrics,
     user::{Directory, Profile},
 };
@@ -134,7 +134,7 @@ impl Pages {
         let this = Arc::clone(self);
         let task = self.tasks.spawn(async move {
             this.metrics.catch_up_reads.inc();
-            let page = this.read(owner, after, PAGE_BYTES_MAX).await;
+            let page = within_deadline(this.read(owner, after, PAGE_BYTES_MAX)).await;
             let mut readings = this.readings.lock().unwrap_or_else(PoisonError::into_inner);
             readings.remove(&(owner, after));
             drop(readings);

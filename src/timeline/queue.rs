@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -34,6 +37,7 @@ type Sender = (i16, i64);
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Notify,
+    forget_ids: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +113,16 @@ impl Queue {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_one();
+    }
+
+    /// Asks the writer to forget its block of ids before the next batch.
+    pub(super) fn forget_ids(&self) {
+        self.forget_ids.store(true, Ordering::Release);
+    }
+
+    /// Whether the block of ids is to be forgotten; asked once per request.
+    pub(super) fn take_forget_ids(&self) -> bool {
+        self.forget_ids.swap(false, Ordering::AcqRel)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,7 +6,7 @@ use crate::{
     id::{Owner, Seq, UserId},
     limits::{PAGE_BYTES_MAX, SYNC_GROUPS_MAX},
     pb,
-    store::{self},
+    store::{self, within_deadline},
 };
 
 /// A page and where it ends.
@@ -30,6 +30,16 @@ pub async fn sync(
     input: &pb::SyncInput,
 ) -> Result<Synced> {
     check(input)?;
+    within_deadline(read(pages, acks, epoch, user, input)).await
+}
+
+async fn read(
+    pages: &Pages,
+    acks: &Acks,
+    epoch: &Epoch,
+    user: UserId,
+    input: &pb::SyncInput,
+) -> Result<Synced> {
     let owner = Owner::User(user);
     let known_epoch = epoch.get();
     let heads = store::timeline::heads(pages.store().reader(), &[owner]).await?;

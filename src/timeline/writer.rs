@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{self, Append, Appended},
@@ -50,43 +51,53 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Writer {
     queue: Arc<Queue>,
+    /// Cancelled when the queue is closed and everything in it has been answered.
+    idle: CancellationToken,
 }
 
 /// A send that waits for its commit.
 #[derive(Debug)]
 pub struct Waiting {
     reply: oneshot::Receiver<Result<Appended>>,
-    deadline: tokio::time::Instant,
+    deadline: Instant,
 }
 
 impl Writer {
-    /// Starts the writer. It ends, when everything waiting has been answered, after
-    /// [`Writer::close`]. `epoch_changed` is called when the database turns out to be a restored
+    /// Starts the writer. `epoch_changed` is called when the database turns out to be a restored
     /// one.
     #[must_use]
     pub fn start(
         options: Options,
         tasks: &Tasks,
         epoch_changed: impl Fn() + Send + 'static,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
-        let queue = Arc::new(Queue::default());
+    ) -> Self {
+        let writer = Self {
+            queue: Arc::default(),
+            idle: CancellationToken::new(),
+        };
         let task = Task {
             options,
             ids: MessageIds::default(),
             epoch_changed: Box::new(epoch_changed),
         };
-        let running = tasks.spawn(task.run(Arc::clone(&queue)));
-        (Self { queue }, running)
+        let Self { queue, idle } = writer.clone();
+        let stop = tasks.stop().clone();
+        tasks.spawn_critical("writer", async move {
+            task.run(queue).await;
+            idle.cancel();
+            stop.cancelled().await;
+        });
+        writer
     }
 
     /// Puts a send into the queue. Two sends of one sender are appended in the order of these
-    /// calls, whether or not the first is waited for.
+    /// calls, whether or not the first is waited for. `since` is when the send arrived: its deadline
+    /// counts from there.
     ///
     /// # Errors
     /// 10003 when the queue is full; 10004 when the server is shutting down.
-    pub fn append(&self, append: Append) -> Result<Waiting> {
+    pub fn append(&self, append: Append, since: Instant) -> Result<Waiting> {
         let (reply, receiver) = oneshot::channel();
-        let since = Instant::now();
         self.queue.push(Job {
             append,
             reply,
@@ -94,35 +105,47 @@ impl Writer {
         })?;
         Ok(Waiting {
             reply: receiver,
-            deadline: (since + SEND_DEADLINE).into(),
+            deadline: since + SEND_DEADLINE,
         })
     }
 
-    /// Refuses further sends; what waits is still appended.
-    pub fn close(&self) {
+    /// Refuses further sends, and returns when everything that waits has been answered.
+    pub async fn close(&self) {
         self.queue.close();
+        self.idle.cancelled().await;
+    }
+
+    /// Message ids taken from the database mean nothing any more: it went back in time.
+    pub fn forget_ids(&self) {
+        self.queue.forget_ids();
     }
 }
 
 impl Waiting {
-    /// Waits for the commit. Dropping the future does not take the send back.
+    /// Waits for the commit, however long it takes: whoever waits keeps the deadline himself.
+    /// Cancel safe.
     ///
     /// # Errors
-    /// 10004 when it could not be stored, or its outcome is unknown, within
-    /// [`SEND_DEADLINE`]; 10001 when its client message id was used for another message.
-    pub async fn done(mut self) -> Result<Appended> {
-        self.wait().await
+    /// 10004 when it could not be stored or its outcome is unknown; 10001 when its client message
+    /// id was used for another message.
+    pub async fn stored(&mut self) -> Result<Appended> {
+        (&mut self.reply)
+            .await
+            .unwrap_or_else(|_| Err(unknown_outcome()))
     }
 
-    /// As [`Waiting::done`], for a send that is kept. Cancel safe.
+    /// When the send must be answered.
+    #[must_use]
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The answer to a send that is not known to be stored by its deadline.
     ///
     /// # Errors
-    /// As [`Waiting::done`].
-    pub async fn wait(&mut self) -> Result<Appended> {
-        match tokio::time::timeout_at(self.deadline, &mut self.reply).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(unknown_outcome()),
-        }
+    /// Always: 10004.
+    pub fn give_up(&self) -> Result<Appended> {
+        Err(unknown_outcome())
     }
 }
 
@@ -152,6 +175,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 impl Task {
     async fn run(mut self, queue: Arc<Queue>) {
         while let Some(jobs) = queue.take().await {
+            if queue.take_forget_ids() {
+                self.ids.forget();
+            }
             let (jobs, late): (Vec<Job>, Vec<Job>) = jobs
                 .into_iter()
                 .partition(|job| job.since.elapsed() < BATCH_DEADLINE);
