@@ -126,6 +126,15 @@ impl Error {
         Self::internal_from(what, None)
     }
 
+    /// A foreign error that nobody expected, with what was being done.
+    #[track_caller]
+    pub fn wrap(
+        doing: impl Into<Cow<'static, str>>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::internal_from(doing, Some(source.into()))
+    }
+
     #[track_caller]
     fn internal_from(
         what: impl Into<Cow<'static, str>>,
@@ -256,7 +265,7 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> ResultExt<T> for std::result::
     fn internal(self, doing: &'static str) -> Result<T> {
         match self {
             Ok(value) => Ok(value),
-            Err(error) => Err(Error::internal_from(doing, Some(error.into()))),
+            Err(error) => Err(Error::wrap(doing, error)),
         }
     }
 }

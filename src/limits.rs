@@ -87,8 +87,6 @@ pub const RING_BYTES_MAX: usize = 1024 * 1024;
 pub const RINGS_BYTES_MAX: usize = 24 * 1024 * 1024;
 const _: () = assert!(RING_BYTES_MAX <= RINGS_BYTES_MAX);
 const _: () = assert!(RING_BYTES_MAX > DELIVERED_BYTES_MAX);
-/// Page reads from the database at the same time, for sync and catch-up together.
-pub const PAGE_READS_MAX: usize = 32;
 /// How long a feed waits for the entries that a gap misses before it reads them.
 pub const GAP_WAIT: Duration = Duration::from_millis(20);
 /// Feeds compared with the database in one query of the sweep.

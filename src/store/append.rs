@@ -3,12 +3,13 @@
 //!
 //! Invariant I1 rests here: a seq is taken by raising the timeline's head row inside the
 //! transaction that inserts the entry, and the write lock is held until that commits. On SQLite
-//! the transaction runs statement by statement on one thread with a connection of its own:
-//! crossing to another thread for each statement costs more than the statements.
+//! the transaction runs on one thread with a connection of its own.
 
-use tokio::sync::oneshot;
+use std::sync::Arc;
 
-use super::{FailureKind, Store, message, sqlite_append::Job};
+use rusqlite::Connection;
+
+use super::{FailureKind, Store, message, sqlite_append};
 use crate::id::{MessageId, Owner, Seq};
 
 /// One message and the timelines it goes to.
@@ -67,16 +68,19 @@ impl Store {
     /// # Errors
     /// [`Failed`]; nothing is stored unless it says `in_commit`.
     pub async fn append(&self, sends: Vec<Send>) -> Result<Committed, Failed> {
-        let away = |in_commit| Failed {
-            kind: FailureKind::Away,
-            in_commit,
-            error: "the append thread has ended".into(),
-        };
         // One writer at a time: SQLite would make the other wait by polling.
-        let turn = std::sync::Arc::clone(&self.turn).lock_owned().await;
-        let (reply, answer) = oneshot::channel();
-        let job = Job { sends, reply, turn };
-        self.appender.send(job).await.map_err(|_| away(false))?;
-        answer.await.map_err(|_| away(true))?
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let append = move |connection: &mut Connection| {
+            let committed = sqlite_append::append(connection, &sends);
+            drop(turn);
+            committed
+        };
+        self.appender.run(append).await.unwrap_or_else(|| {
+            Err(Failed {
+                kind: FailureKind::Away,
+                in_commit: true,
+                error: "the append thread has ended".into(),
+            })
+        })
     }
 }

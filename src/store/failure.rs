@@ -3,7 +3,7 @@
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-use crate::error::{Error, ResultExt};
+use crate::error::Error;
 
 /// An error of the database, not yet judged.
 pub type Failure = DbErr;
@@ -72,10 +72,7 @@ impl From<DbErr> for Error {
                 tracing::debug!(%error, "the database does not answer");
                 Self::try_again("the database does not answer, try again later")
             }
-            Kind::Duplicate | Kind::Other => match Err::<(), _>(error).internal("query") {
-                Err(error) => error,
-                Ok(()) => unreachable!("an error was wrapped"),
-            },
+            Kind::Duplicate | Kind::Other => Self::wrap("query", error),
         }
     }
 }

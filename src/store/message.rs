@@ -1,6 +1,6 @@
 //! Messages, as they are read. Only `append` writes them.
 
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryResult, QuerySelect};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect};
 
 use super::{Conn, Outcome, entity::message};
 use crate::id::MessageId;
@@ -28,21 +28,21 @@ pub struct Known {
 pub type ClientKey<'a> = (i16, i64, &'a [u8]);
 
 /// The columns of a message from `at` on, in the order of the entity.
-pub(super) fn from_columns(row: &QueryResult, at: usize) -> Outcome<Row> {
+pub(super) fn from_columns(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Row> {
     Ok(Row {
-        id: row.try_get_by_index(at)?,
-        sender_type: row.try_get_by_index(at + 1)?,
-        sender_id: row.try_get_by_index(at + 2)?,
-        sender_device_id: row.try_get_by_index(at + 3)?,
-        receiver_type: row.try_get_by_index(at + 4)?,
-        receiver_id: row.try_get_by_index(at + 5)?,
-        to_user_ids: row.try_get_by_index(at + 6)?,
-        r#type: row.try_get_by_index(at + 7)?,
-        content: row.try_get_by_index(at + 8)?,
-        send_time: row.try_get_by_index(at + 9)?,
-        status: row.try_get_by_index(at + 10)?,
-        client_message_id: row.try_get_by_index(at + 11)?,
-        digest: row.try_get_by_index(at + 12)?,
+        id: row.get(at)?,
+        sender_type: row.get(at + 1)?,
+        sender_id: row.get(at + 2)?,
+        sender_device_id: row.get(at + 3)?,
+        receiver_type: row.get(at + 4)?,
+        receiver_id: row.get(at + 5)?,
+        to_user_ids: row.get(at + 6)?,
+        r#type: row.get(at + 7)?,
+        content: row.get(at + 8)?,
+        send_time: row.get(at + 9)?,
+        status: row.get(at + 10)?,
+        client_message_id: row.get(at + 11)?,
+        digest: row.get(at + 12)?,
     })
 }
 

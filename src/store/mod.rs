@@ -20,7 +20,7 @@ use sea_orm::{
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use self::sqlite_append::Appender;
+use self::sqlite::Threads;
 use crate::{
     config,
     error::{Error, Result, ResultExt},
@@ -38,6 +38,7 @@ mod failure;
 pub mod id_block;
 pub mod message;
 pub mod session;
+mod sqlite;
 mod sqlite_append;
 pub mod timeline;
 pub mod user;
@@ -46,6 +47,21 @@ pub mod verification_code;
 pub use commit::within_deadline;
 pub(crate) use failure::Outcome;
 pub use failure::{Failure, Kind as FailureKind};
+
+/// The appending connection: what it keeps should hold the heads and the ends of the timelines.
+const APPENDER: sqlite::Options = sqlite::Options {
+    name: "sqlite-append",
+    connections: 1,
+    cache_kib: 16 * 1024,
+    query_only: false,
+};
+/// The connections that read pages, as many as the machine can keep busy.
+const PAGE_READERS: sqlite::Options = sqlite::Options {
+    name: "sqlite-page",
+    connections: 1,
+    cache_kib: 2 * 1024,
+    query_only: true,
+};
 
 /// Whatever a query runs on: the readers' pool or an open transaction.
 pub trait Conn: ConnectionTrait {}
@@ -56,8 +72,10 @@ impl<T: ConnectionTrait> Conn for T {}
 pub struct Store {
     read: DatabaseConnection,
     write: DatabaseConnection,
-    /// Appends, on a connection and a thread of its own.
-    appender: Appender,
+    /// Appends.
+    appender: Threads,
+    /// Read pages.
+    page_readers: Threads,
     /// Who may write now: SQLite has one writer at a time.
     turn: Arc<Mutex<()>>,
     /// Held as long as any handle lives: refuses a second process on one SQLite file.
@@ -98,7 +116,15 @@ impl Store {
         Ok(Self {
             read,
             write,
-            appender: Appender::start(&path, config.sqlite_synchronous)?,
+            appender: Threads::start(&path, config.sqlite_synchronous, APPENDER)?,
+            page_readers: Threads::start(
+                &path,
+                config.sqlite_synchronous,
+                sqlite::Options {
+                    connections: readers as usize,
+                    ..PAGE_READERS
+                },
+            )?,
             turn: Arc::default(),
             _lock: Arc::new(lock),
         })
@@ -230,9 +256,9 @@ async fn sqlite_pool(
                 .synchronous(synchronous)
                 .busy_timeout(LOCK_TIMEOUT)
                 .statement_cache_capacity(128)
-                // Resident memory is bounded: no mapped pages, 4 MiB of page cache a connection.
+                // Resident memory is bounded: no mapped pages, 2 MiB of page cache a connection.
                 .pragma("mmap_size", "0")
-                .pragma("cache_size", "-4096")
+                .pragma("cache_size", "-2048")
                 .pragma("temp_store", "memory")
                 .pragma("wal_autocheckpoint", "4000");
             if query_only {

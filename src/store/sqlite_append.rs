@@ -1,96 +1,20 @@
-//! The append transaction on SQLite, on a thread of its own with rusqlite: every statement is
-//! prepared once, and none crosses a thread.
+//! The append transaction on SQLite, row by row: every statement is prepared once, and none
+//! crosses a thread.
 
-use std::{path::Path, thread};
-
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{
-    FailureKind,
     append::{Committed, Failed, Placed, Send},
-    failure::sqlite_kind,
     message::Row,
+    sqlite,
 };
-use crate::{
-    config::SqliteSynchronous,
-    error::{Result, ResultExt},
-    id::{MessageId, Owner, Seq},
-    limits::LOCK_TIMEOUT,
-};
+use crate::id::{MessageId, Owner, Seq};
 
-/// A batch, and who waits for it.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) sends: Vec<Send>,
-    pub(super) reply: oneshot::Sender<std::result::Result<Committed, Failed>>,
-    /// The right to write, given back when the transaction has ended.
-    pub(super) turn: OwnedMutexGuard<()>,
-}
-
-/// Kibibytes of pages the connection keeps; the working set of the heads and the ends of the
-/// timelines should fit.
-const CACHE_KIB: i32 = 16 * 1024;
-/// Pages in the write-ahead log after which a commit folds it into the file.
-const CHECKPOINT_PAGES: i32 = 4_000;
-
-/// The thread's handle; dropping it ends the thread.
-#[derive(Clone, Debug)]
-pub(super) struct Appender {
-    jobs: mpsc::Sender<Job>,
-}
-
-impl Appender {
-    /// Opens a connection to the file at `path`, which exists, and starts the thread.
-    ///
-    /// # Errors
-    /// An internal error when the file cannot be opened.
-    pub(super) fn start(path: &Path, synchronous: SqliteSynchronous) -> Result<Self> {
-        let connection = open(path, synchronous).internal("open the database to append")?;
-        let (jobs, received) = mpsc::channel(1);
-        thread::Builder::new()
-            .name("sqlite-append".into())
-            .spawn(move || run(connection, received))
-            .internal("start the append thread")?;
-        Ok(Self { jobs })
-    }
-
-    pub(super) async fn send(
-        &self,
-        job: Job,
-    ) -> std::result::Result<(), mpsc::error::SendError<Job>> {
-        self.jobs.send(job).await
-    }
-}
-
-fn open(path: &Path, synchronous: SqliteSynchronous) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(LOCK_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(
-        None,
-        "synchronous",
-        match synchronous {
-            SqliteSynchronous::Full => "full",
-            SqliteSynchronous::Normal => "normal",
-        },
-    )?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    connection.pragma_update(None, "temp_store", "memory")?;
-    Ok(connection)
-}
-
-fn run(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
-    while let Some(Job { sends, reply, turn }) = jobs.blocking_recv() {
-        let committed = append(&mut connection, &sends);
-        drop(turn);
-        // The writer waits for its batches; it is gone only when the server is.
-        let _ = reply.send(committed);
-    }
-}
-
-fn append(connection: &mut Connection, sends: &[Send]) -> std::result::Result<Committed, Failed> {
+/// Appends a batch in one transaction.
+pub(super) fn append(
+    connection: &mut Connection,
+    sends: &[Send],
+) -> std::result::Result<Committed, Failed> {
     let tx = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|error| failed(error, false))?;
@@ -210,17 +134,8 @@ fn insert_message(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
 }
 
 fn failed(error: rusqlite::Error, in_commit: bool) -> Failed {
-    let kind = match &error {
-        rusqlite::Error::SqliteFailure(failure, _) => match failure.extended_code {
-            ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY => {
-                FailureKind::Duplicate
-            }
-            code => sqlite_kind(code),
-        },
-        _ => FailureKind::Other,
-    };
     Failed {
-        kind,
+        kind: sqlite::kind(&error),
         in_commit,
         error: error.into(),
     }

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, ExprTrait, Iterable, Order, QueryFilter,
-    sea_query::{Expr, Query},
-};
+use rusqlite::{Connection, params};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter};
 
 use super::{
-    Conn, Outcome,
+    Conn, Outcome, Store,
     entity::{message, timeline_entry, timeline_head},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     id::{MessageId, Owner, Seq},
 };
 
@@ -101,34 +99,49 @@ pub(crate) async fn entries_of(conn: &impl Conn, messages: &[MessageId]) -> Outc
         .collect())
 }
 
-/// Up to `limit` messages of a timeline after a position, ascending.
+/// Messages of a timeline after a position, ascending: at most `rows_max` of them and, but for
+/// the first, at most `bytes_max` bytes of content. The second value tells whether it goes on.
 ///
 /// # Errors
 /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
-pub async fn page(conn: &impl Conn, owner: Owner, after: Seq, limit: u64) -> Result<Vec<Row>> {
-    use timeline_entry::Column as Entry;
+pub async fn page(
+    store: &Store,
+    owner: Owner,
+    after: Seq,
+    rows_max: usize,
+    bytes_max: usize,
+) -> Result<(Vec<Row>, bool)> {
+    let read =
+        move |connection: &mut Connection| read_page(connection, owner, after, rows_max, bytes_max);
+    let page = store.page_readers.run(read).await;
+    Ok(page.ok_or_else(|| Error::try_again("the database is closed"))??)
+}
 
-    let of_entry = |column: Entry| (timeline_entry::Entity, column);
-    let mut select = Query::select();
-    select
-        .column(of_entry(Entry::Seq))
-        .columns(message::Column::iter().map(|column| (message::Entity, column)))
-        .from(timeline_entry::Entity)
-        .inner_join(
-            message::Entity,
-            Expr::col((message::Entity, message::Column::Id)).equals(of_entry(Entry::MessageId)),
-        )
-        .and_where(Expr::col(of_entry(Entry::OwnerType)).eq(owner.kind()))
-        .and_where(Expr::col(of_entry(Entry::OwnerId)).eq(owner.id()))
-        .and_where(Expr::col(of_entry(Entry::Seq)).gt(after.get()))
-        .order_by(of_entry(Entry::Seq), Order::Asc)
-        .limit(limit);
-    let mut rows = Vec::new();
-    for row in conn.query_all(&select).await? {
+fn read_page(
+    connection: &Connection,
+    owner: Owner,
+    after: Seq,
+    rows_max: usize,
+    bytes_max: usize,
+) -> rusqlite::Result<(Vec<Row>, bool)> {
+    let mut select = connection.prepare_cached(
+        "SELECT e.seq, m.id, m.sender_type, m.sender_id, m.sender_device_id, m.receiver_type, \
+         m.receiver_id, m.to_user_ids, m.type, m.content, m.send_time, m.status, \
+         m.client_message_id, m.digest \
+         FROM timeline_entry e JOIN message m ON m.id = e.message_id \
+         WHERE e.owner_type = ?1 AND e.owner_id = ?2 AND e.seq > ?3 ORDER BY e.seq",
+    )?;
+    let mut found = select.query(params![owner.kind(), owner.id(), after.get()])?;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = found.next()? {
+        bytes += row.get_ref(9)?.as_blob()?.len();
+        if rows.len() == rows_max || (bytes > bytes_max && !rows.is_empty()) {
+            return Ok((rows, true));
+        }
         rows.push(Row {
-            seq: Seq(row.try_get_by_index(0)?),
-            message: super::message::from_columns(&row, 1)?,
+            seq: Seq(row.get(0)?),
+            message: super::message::from_columns(row, 1)?,
         });
     }
-    Ok(rows)
+    Ok((rows, false))
 }

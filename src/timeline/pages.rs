@@ -1,7 +1,7 @@
 //! Reading timelines by pages, as messages for a sync or as pushes for whoever left a ring.
 //!
-//! A page holds at most [`PAGE_MESSAGES_MAX`] messages and fits one frame. Reads are bounded in
-//! number, and those who miss the same page of the same timeline share one read.
+//! A page holds at most [`PAGE_MESSAGES_MAX`] messages and fits one frame. The store bounds how many
+//! are read at once, and those who miss the same page of the same timeline share one read.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +13,6 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use prost::Message as _;
-use tokio::sync::Semaphore;
 
 use super::{append::NewMessage, mentions};
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
     error::{Error, Result},
     id::{DeviceId, MessageId, Owner, Seq, UserId},
     lifecycle::Tasks,
-    limits::{PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, PAGE_READS_MAX},
+    limits::{PAGE_BYTES_MAX, PAGE_MESSAGES_MAX},
     pb,
     store::{self, Store, within_deadline},
     telemetry::Metrics,
@@ -56,7 +55,6 @@ type Reading = Shared<BoxFuture<'static, Result<Pushes, Arc<Error>>>>;
 pub struct Pages {
     store: Store,
     directory: Arc<Directory>,
-    permits: Semaphore,
     readings: Mutex<HashMap<(Owner, Seq), Reading>>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
@@ -74,7 +72,6 @@ impl Pages {
         Self {
             store,
             directory,
-            permits: Semaphore::new(PAGE_READS_MAX),
             readings: Mutex::default(),
             tasks,
             metrics,
@@ -91,20 +88,18 @@ impl Pages {
     /// # Errors
     /// 10004 when the database does not answer.
     pub async fn read(&self, owner: Owner, after: Seq, bytes_max: usize) -> Result<Page> {
-        let rows = {
-            let _permit = self.permits.acquire().await.ok();
-            let limit = PAGE_MESSAGES_MAX as u64 + 1;
-            store::timeline::page(self.store.reader(), owner, after, limit).await?
-        };
+        let (rows, has_more) =
+            store::timeline::page(&self.store, owner, after, PAGE_MESSAGES_MAX, bytes_max).await?;
         let profiles = self.profiles(&rows).await?;
-        let mut page = Page::default();
+        let mut page = Page {
+            messages: Vec::with_capacity(rows.len()),
+            has_more,
+        };
         let mut bytes = 0;
         for row in rows {
             let delivered = delivered(row, &profiles);
             bytes += len_as_field(&delivered.message);
-            if page.messages.len() == PAGE_MESSAGES_MAX
-                || (bytes > bytes_max && !page.messages.is_empty())
-            {
+            if bytes > bytes_max && !page.messages.is_empty() {
                 page.has_more = true;
                 break;
             }
