@@ -403,3 +403,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
