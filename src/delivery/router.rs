@@ -165,3 +165,121 @@ impl Drop for Lease {
         self.router.release(&self.feed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+    use crate::{
+        delivery::{
+            bridge::in_process::InProcess,
+            feed::{FollowerKey, Position, Read},
+            handle::Handle,
+        },
+        id::{DeviceId, UserId},
+        pb,
+    };
+
+    const TOPIC: Topic = Topic::User(UserId(1));
+    const READER: DeviceId = DeviceId(2);
+
+    fn router() -> Arc<Router> {
+        let bridge = Arc::new(InProcess);
+        Arc::new(Router::new(bridge, Tasks::default(), Arc::default()))
+    }
+
+    fn template() -> Template {
+        Template::new(pb::Message::default(), DeviceId(1))
+    }
+
+    async fn open(router: &Arc<Router>, head: i64) -> Lease {
+        let lease = router.lease(TOPIC).await.unwrap();
+        lease.open(Seq(head));
+        lease
+    }
+
+    /// Reads to the end: how it ended, and how many pushes there were.
+    fn read(lease: &Lease, position: &mut Position, key: FollowerKey) -> (Read, u32) {
+        lease.read(key, position, READER, |_| true)
+    }
+
+    #[tokio::test]
+    async fn feed_lives_as_long_as_its_last_lease() {
+        let router = router();
+        let first = router.lease(TOPIC).await.unwrap();
+        let second = router.lease(TOPIC).await.unwrap();
+        let feed = router.feed(TOPIC).expect("a leased feed is listed");
+        assert!(Arc::ptr_eq(&first.feed, &feed) && Arc::ptr_eq(&second.feed, &feed));
+        drop(first);
+        assert!(!router.is_unheard(TOPIC));
+        drop(second);
+        assert!(router.is_unheard(TOPIC));
+        assert!(router.feeds().is_empty());
+    }
+
+    #[tokio::test]
+    async fn old_lease_does_not_remove_a_new_feed() {
+        let router = router();
+        let old = open(&router, 1).await;
+        router.forget_feeds();
+        assert!(router.is_unheard(TOPIC));
+        let new = open(&router, 0).await;
+        drop(old);
+        let feed = router.feed(TOPIC).expect("the new feed stays");
+        assert!(Arc::ptr_eq(&new.feed, &feed));
+        drop(new);
+        assert!(router.is_unheard(TOPIC));
+    }
+
+    #[tokio::test]
+    async fn publishing_without_a_feed_leaves_nothing_behind() {
+        let router = router();
+        router.publish(TOPIC, Seq(1), &template());
+        router.publish(TOPIC, Seq::ZERO, &template());
+        assert!(router.feeds().is_empty());
+        assert_eq!(open(&router, 1).await.head(), Some(Seq(1)));
+    }
+
+    #[tokio::test]
+    async fn entry_published_before_the_head_was_read_is_taken_or_known() {
+        let router = router();
+        let lease = router.lease(TOPIC).await.unwrap();
+        for seq in 4..=6 {
+            router.publish(TOPIC, Seq(seq), &template());
+        }
+        lease.open(Seq(5));
+        assert_eq!(lease.head(), Some(Seq(6)));
+        assert_eq!(lease.gap_end(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gap_is_left_to_the_timeline_after_a_moment() {
+        let router = router();
+        let lease = open(&router, 0).await;
+        let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0);
+        let begun = Instant::now();
+        for seq in [1, 3, 5] {
+            router.publish(TOPIC, Seq(seq), &template());
+        }
+        assert_eq!(read(&lease, &mut position, key), (Read::UpToDate, 1));
+        router.tasks.finished().await;
+        assert_eq!(begun.elapsed(), GAP_WAIT);
+        assert_eq!(lease.head(), Some(Seq(5)));
+        assert_eq!(read(&lease, &mut position, key), (Read::Behind, 0));
+        assert_eq!(router.metrics.gaps_filled.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gap_that_closes_in_time_costs_no_read() {
+        let router = router();
+        let lease = open(&router, 0).await;
+        let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0);
+        router.publish(TOPIC, Seq(2), &template());
+        advance(GAP_WAIT / 2).await;
+        router.publish(TOPIC, Seq(1), &template());
+        router.tasks.finished().await;
+        assert_eq!(read(&lease, &mut position, key), (Read::UpToDate, 2));
+        assert_eq!(router.metrics.gaps_filled.get(), 0);
+    }
+}
