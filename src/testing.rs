@@ -1,7 +1,9 @@
 //! What unit tests share: a server's parts on a database of their own.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Instant};
 
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::{
@@ -9,12 +11,18 @@ use crate::{
     clock, config,
     delivery::{bridge::in_process::InProcess, registry::Registry, router::Router},
     device::{Description, Devices},
-    id::DeviceId,
+    error::Result,
+    id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
     message::Messages,
-    store::Store,
+    pb,
+    store::{self, Store, timeline::Row},
     telemetry::Metrics,
-    timeline::{Writer, epoch::Epoch, writer},
+    timeline::{
+        Append, Appended, NewMessage, Writer,
+        epoch::Epoch,
+        writer::{self, Waiting},
+    },
     user::{Accounts, Directory},
 };
 
@@ -51,13 +59,7 @@ impl World {
 
     pub async fn with(sign_in: &config::SignIn, devices_per_user_max: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let database = config::Database {
-            url: format!("sqlite://{}", folder.path().join("im.db").display()),
-            max_connections: 4,
-            sqlite_synchronous: config::SqliteSynchronous::Normal,
-        };
-        let store = Store::open(&database).await.unwrap();
-        store.migrate().await.unwrap();
+        let store = open_store(folder.path()).await;
         let clock = Arc::new(clock::Manual::at(START_MS));
         let registry = Arc::new(Registry::default());
         let tasks = Tasks::default();
@@ -106,6 +108,118 @@ impl World {
     }
 }
 
+/// A writer and the feeds it publishes to, on a fresh SQLite file, without accounts.
+pub struct Timelines {
+    pub store: Store,
+    pub writer: Writer,
+    pub router: Arc<Router>,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+    folder: TempDir,
+}
+
+impl Timelines {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open_store(folder.path()).await;
+        let tasks = Tasks::default();
+        let metrics = Arc::new(Metrics::default());
+        let router = Router::new(Arc::new(InProcess), tasks.clone(), Arc::clone(&metrics));
+        let router = Arc::new(router);
+        let writer = start_writer(&store, &router, &metrics, &tasks);
+        Self {
+            store,
+            writer,
+            router,
+            metrics,
+            tasks,
+            folder,
+        }
+    }
+
+    /// One more writer on the same database, as after a restart.
+    pub fn another_writer(&self) -> Writer {
+        start_writer(&self.store, &self.router, &self.metrics, &self.tasks)
+    }
+
+    /// A connection to the same file that the server knows nothing of.
+    pub fn foreign_connection(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("im.db")).unwrap()
+    }
+
+    /// What is stored on a user's timeline.
+    pub async fn timeline(&self, user: i64) -> Vec<Row> {
+        let owner = Owner::User(UserId(user));
+        let all = usize::MAX;
+        let page = store::timeline::page(&self.store, owner, Seq::ZERO, all, all).await;
+        page.unwrap().0
+    }
+}
+
+/// Appends a message, and waits as long as its sender would.
+pub async fn append(writer: &Writer, append: Append) -> Result<Appended> {
+    done(writer.append(append, Instant::now())?).await
+}
+
+/// Waits for an append until its deadline.
+pub async fn done(mut waiting: Waiting) -> Result<Appended> {
+    let deadline = waiting.deadline().into();
+    match tokio::time::timeout_at(deadline, waiting.stored()).await {
+        Ok(result) => result,
+        Err(_) => waiting.give_up(),
+    }
+}
+
+/// A message from device 10 × `sender` to the timelines of `owners`; the answer is the position
+/// in the first one.
+pub fn send(sender: i64, owners: &[i64], client_message_id: &str, content: &[u8]) -> Append {
+    let owners: Vec<Owner> = owners.iter().map(|id| Owner::User(UserId(*id))).collect();
+    Append {
+        answer_owner: owners[0],
+        profile: Arc::default(),
+        message: NewMessage {
+            sender_type: pb::SenderType::StUser as i16,
+            sender_id: sender,
+            device: DeviceId(10 * sender),
+            receiver_type: pb::ReceiverType::RtUser as i16,
+            receiver_id: owners[owners.len() - 1].id(),
+            to_user_ids: Vec::new(),
+            message_type: pb::MessageType::MtText as i16,
+            content: Bytes::copy_from_slice(content),
+            send_time: START_MS,
+            client_message_id: client_message_id.into(),
+            digest: Sha256::digest(content).into(),
+        },
+        owners,
+    }
+}
+
+async fn open_store(folder: &Path) -> Store {
+    let database = config::Database {
+        url: format!("sqlite://{}", folder.join("im.db").display()),
+        max_connections: 4,
+        sqlite_synchronous: config::SqliteSynchronous::Normal,
+    };
+    let store = Store::open(&database).await.unwrap();
+    store.migrate().await.unwrap();
+    store
+}
+
+fn start_writer(
+    store: &Store,
+    router: &Arc<Router>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Writer {
+    let options = writer::Options {
+        store: store.clone(),
+        router: Arc::clone(router),
+        epoch: Arc::new(Epoch::new(1)),
+        metrics: Arc::clone(metrics),
+    };
+    Writer::start(options, tasks, || {})
+}
+
 fn messages(
     store: &Store,
     directory: &Arc<Directory>,
@@ -116,13 +230,7 @@ fn messages(
     let metrics = Arc::new(Metrics::default());
     let bridge = Arc::new(InProcess);
     let router = Arc::new(Router::new(bridge, tasks.clone(), Arc::clone(&metrics)));
-    let options = writer::Options {
-        store: store.clone(),
-        router: Arc::clone(&router),
-        epoch: Arc::new(Epoch::new(1)),
-        metrics: Arc::clone(&metrics),
-    };
-    let writer = Writer::start(options, &tasks, || {});
+    let writer = start_writer(store, &router, &metrics, &tasks);
     Arc::new(Messages::new(
         store.clone(),
         writer,

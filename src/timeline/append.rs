@@ -215,3 +215,89 @@ impl Known {
         (self.sender_type, self.sender_id, &self.client_message_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::BATCH_SENDS_MAX,
+        testing::{Timelines, send},
+    };
+
+    /// Commits a batch as an instance does that never hears of it.
+    async fn commit(world: &Timelines, batch: &[Append], first_id: i64) -> Vec<Placed> {
+        let sends = batch.iter().zip(first_id..);
+        let sends = sends.map(|(send, id)| send.as_stored(MessageId(id)));
+        world.store.append(sends.collect()).await.unwrap().placed
+    }
+
+    async fn look_up(world: &Timelines, batch: &[Append], first_id: i64) -> Option<Vec<Placed>> {
+        let ids: Vec<MessageId> = (first_id..).map(MessageId).take(batch.len()).collect();
+        let batch: Vec<&Append> = batch.iter().collect();
+        find_committed(&world.store, &batch, &ids).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn lost_commit_is_found_with_what_it_led_to() {
+        let world = Timelines::new().await;
+        let earlier = [send(1, &[1, 2], "earlier", b"x")];
+        commit(&world, &earlier, 1).await;
+        let batch = [
+            send(1, &[1, 2], "a", b"x"),
+            send(3, &[3], "", b"to himself, without an id"),
+            send(1, &[1, 2], "a", b"x"),
+            send(1, &[1, 2], "a", b"conflict"),
+            send(1, &[1, 2], "earlier", b"x"),
+            send(2, &[2, 1], "a", b"y"),
+        ];
+        assert_eq!(look_up(&world, &batch, 10).await, None);
+        let placed = commit(&world, &batch, 10).await;
+        let repeat = |id, seq| Placed::Repeat {
+            id: MessageId(id),
+            seq: Seq(seq),
+            send_time: batch[0].message.send_time,
+        };
+        let expected = [
+            Placed::New(vec![Seq(2), Seq(2)]),
+            Placed::New(vec![Seq(1)]),
+            repeat(10, 2),
+            Placed::Conflict,
+            repeat(1, 1),
+            Placed::New(vec![Seq(3), Seq(3)]),
+        ];
+        assert_eq!(placed, expected);
+        assert_eq!(look_up(&world, &batch, 10).await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn batch_of_repeats_is_run_again() {
+        let world = Timelines::new().await;
+        let batch = [send(1, &[1, 2], "a", b"x")];
+        commit(&world, &batch, 1).await;
+        assert_eq!(look_up(&world, &batch, 2).await, None);
+        let again = commit(&world, &batch, 2).await;
+        assert!(matches!(again[..], [Placed::Repeat { seq: Seq(1), .. }]));
+    }
+
+    #[tokio::test]
+    async fn ids_of_other_messages_are_not_taken_for_the_batch() {
+        let world = Timelines::new().await;
+        commit(&world, &[send(1, &[1, 2], "a", b"x")], 1).await;
+        for other in [
+            send(1, &[1, 2], "b", b"another text"),
+            send(3, &[3, 2], "a", b"x"),
+        ] {
+            assert_eq!(look_up(&world, &[other], 1).await, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn largest_batch_can_be_looked_up() {
+        let world = Timelines::new().await;
+        let ids = 0..BATCH_SENDS_MAX as i64;
+        let batch = ids.map(|n| send(1 + n % 7, &[1 + n % 7, 100], &n.to_string(), b"x"));
+        let batch: Vec<Append> = batch.collect();
+        let placed = commit(&world, &batch, 1).await;
+        assert_eq!(look_up(&world, &batch, 1).await, Some(placed));
+    }
+}

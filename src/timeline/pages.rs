@@ -229,3 +229,6 @@ fn sender(sender_type: i16, sender_id: i64, profile: Option<&Arc<Profile>>) -> p
     }
     sender
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,3 +175,157 @@ impl Job {
         (self.append.rows(), self.append.message.content.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::testing::send;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// The `number`th send of `sender`, of so many rows and bytes.
+    fn job(sender: i64, number: usize, rows: usize, bytes: usize) -> Job {
+        let owners: Vec<i64> = (1..rows as i64).collect();
+        let mut append = send(sender, &owners, &number.to_string(), b"");
+        append.message.content = Bytes::from(vec![0; bytes]);
+        let (reply, _) = oneshot::channel();
+        Job {
+            append,
+            reply,
+            since: Instant::now(),
+        }
+    }
+
+    fn code(result: Result<()>) -> Option<Code> {
+        result.err().and_then(|error| error.code())
+    }
+
+    fn take(queue: &Queue) -> Option<Vec<Job>> {
+        queue.take().now_or_never().flatten()
+    }
+
+    /// Who sent it, and which of his sends it is.
+    fn named(job: &Job) -> (i64, usize) {
+        let message = &job.append.message;
+        (
+            message.sender_id,
+            message.client_message_id.parse().unwrap(),
+        )
+    }
+
+    fn assert_within_bounds(batch: &[Job]) {
+        let sizes = || batch.iter().map(Job::size);
+        assert!(batch.len() <= BATCH_SENDS_MAX);
+        assert!(batch.len() == 1 || sizes().map(|(rows, _)| rows).sum::<usize>() <= BATCH_ROWS_MAX);
+        assert!(
+            batch.len() == 1 || sizes().map(|(_, bytes)| bytes).sum::<usize>() <= BATCH_BYTES_MAX
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn senders_take_turns_and_each_is_served_in_order(
+            plan in vec(prop_oneof![
+                6 => (1..5_i64, prop_oneof![2..4_usize, 300..600_usize], prop_oneof![Just(9), 0..3 * MIB]).prop_map(Some),
+                1 => Just(None),
+            ], 1..80),
+            flood in 0..700_usize,
+        ) {
+            let queue = Queue::default();
+            let mut sent = [0; 5];
+            let mut served = [0; 5];
+            for number in 1..=flood {
+                queue.push(job(0, number, 2, 1)).unwrap();
+                sent[0] = number;
+            }
+            for step in plan.into_iter().chain([None; 80]) {
+                let Some((sender, rows, bytes)) = step else {
+                    let Some(batch) = take(&queue) else { continue };
+                    assert_within_bounds(&batch);
+                    let mut count = [0; 5];
+                    for (sender, number) in batch.iter().map(named) {
+                        served[sender as usize] += 1;
+                        count[sender as usize] += 1;
+                        prop_assert_eq!(number, served[sender as usize], "of sender {}", sender);
+                    }
+                    // Nobody is served twice more than one who goes on waiting.
+                    let waits = |sender: &usize| served[*sender] < sent[*sender];
+                    if let Some(least) = (0..5).filter(waits).map(|sender| count[sender]).min() {
+                        prop_assert!(count.iter().all(|n| *n <= least + 1), "{:?}", count);
+                    }
+                    continue;
+                };
+                let number = sent[sender as usize] + 1;
+                if queue.push(job(sender, number, rows, bytes)).is_ok() {
+                    sent[sender as usize] = number;
+                }
+            }
+            prop_assert_eq!(sent, served);
+            let state = queue.lock();
+            prop_assert_eq!((state.rows, state.bytes, state.senders.len(), state.turns.len()), (0, 0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn one_sender_has_a_share_and_all_together_the_queue() {
+        let queue = Queue::default();
+        let large = WRITER_QUEUE_ROWS_PER_SENDER_MAX / 4;
+        for sender in 1..=4 {
+            for number in 1..=4 {
+                queue.push(job(sender, number, large, 1)).unwrap();
+            }
+            let refused = code(queue.push(job(sender, 5, 2, 1)));
+            assert_eq!(refused, Some(Code::TooManyRequests), "sender {sender}");
+        }
+        let refused = code(queue.push(job(5, 1, 2, 1)));
+        assert_eq!(refused, Some(Code::TooManyRequests));
+        // A job that is larger than a batch goes alone.
+        let batch = take(&queue).unwrap();
+        assert_eq!(batch.iter().map(named).collect::<Vec<_>>(), [(1, 1)]);
+        queue.push(job(5, 1, 2, 1)).unwrap();
+        queue.push(job(1, 5, 2, 1)).unwrap();
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        let queue = Queue::default();
+        let count = (WRITER_QUEUE_BYTES_MAX / MIB) as i64;
+        for sender in 1..=count {
+            queue.push(job(sender, 1, 2, MIB)).unwrap();
+        }
+        let refused = code(queue.push(job(100, 1, 2, 1)));
+        assert_eq!(refused, Some(Code::TooManyRequests));
+        queue.push(job(100, 1, 2, 0)).unwrap();
+        assert_eq!(take(&queue).unwrap().len(), BATCH_BYTES_MAX / MIB);
+        queue.push(job(100, 2, 2, 1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn writer_sleeps_until_a_send_comes_and_ends_with_the_last() {
+        let queue = Queue::default();
+        let mut taking = Box::pin(queue.take());
+        assert!(taking.as_mut().now_or_never().is_none());
+        queue.push(job(1, 1, 2, 1)).unwrap();
+        assert_eq!(taking.await.map(|batch| batch.len()), Some(1));
+
+        queue.push(job(1, 2, 2, 1)).unwrap();
+        queue.close();
+        let refused = code(queue.push(job(1, 3, 2, 1)));
+        assert_eq!(refused, Some(Code::TryAgain));
+        assert_eq!(queue.take().await.map(|batch| batch.len()), Some(1));
+        assert!(queue.take().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn closing_wakes_a_writer_that_sleeps() {
+        let queue = Queue::default();
+        let mut taking = Box::pin(queue.take());
+        assert!(taking.as_mut().now_or_never().is_none());
+        queue.close();
+        assert!(taking.await.is_none());
+    }
+}

@@ -375,3 +375,6 @@ impl Task {
 fn answer(job: Job, result: Result<Appended>) {
     let _ = job.reply.send(result);
 }
+
+#[cfg(test)]
+mod tests;
