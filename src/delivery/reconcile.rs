@@ -38,7 +38,11 @@ pub async fn sweep(
         for chunk in chunks {
             match reconcile(&store, chunk).await {
                 Ok(Verdict::Forward) => {}
-                Ok(Verdict::WentBack) => went_back(),
+                Ok(Verdict::WentBack) => {
+                    went_back();
+                    // The other feeds are those of the former database too.
+                    break;
+                }
                 Err(error) => tracing::warn!(%error, "comparing feeds with the database failed"),
             }
             tokio::select! {
@@ -91,4 +95,170 @@ async fn heads_of(
 ) -> Result<HashMap<Owner, Seq>> {
     let owners: Vec<Owner> = owners.collect();
     store::timeline::heads(store.reader(), &owners).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Instant,
+    };
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        delivery::{handle::Handle, router::Lease, topic::Topic},
+        error::Code,
+        id::{DeviceId, UserId},
+        testing::{Timelines, append, send},
+    };
+
+    const USER: i64 = 1;
+    const LONG: Duration = Duration::from_secs(20);
+
+    async fn lease(world: &Timelines, user: i64, head: i64) -> Lease {
+        let lease = world.router.lease(Topic::User(UserId(user))).await.unwrap();
+        lease.open(Seq(head));
+        lease
+    }
+
+    /// Appends entries whose hints are lost: no feed is listed while they are published.
+    async fn append_unheard(world: &Timelines, user: i64, count: usize) {
+        for _ in 0..count {
+            let sent = append(&world.writer, send(user, &[user], "", b"x"));
+            sent.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn feed_that_lost_a_hint_is_moved_on_and_its_followers_woken() {
+        let world = Timelines::new().await;
+        append_unheard(&world, USER, 3).await;
+        append_unheard(&world, 2, 1).await;
+        let behind = lease(&world, USER, 1).await;
+        let up_to_date = lease(&world, 2, 1).await;
+        let new = lease(&world, 3, 0).await;
+        let unopened = world.router.lease(Topic::User(UserId(4))).await.unwrap();
+        let room = world.router.lease(Topic::Everyone).await.unwrap();
+        let handles: Vec<_> = [&behind, &up_to_date, &new, &unopened, &room]
+            .into_iter()
+            .map(|lease| {
+                let handle = Arc::new(Handle::new(DeviceId(1)));
+                lease.follow(Arc::clone(&handle), 7);
+                handle
+            })
+            .collect();
+
+        let verdict = reconcile(&world.store, &world.router.feeds()).await;
+        assert_eq!(verdict.unwrap(), Verdict::Forward);
+        let heads = [&behind, &up_to_date, &new, &unopened].map(|lease| lease.head());
+        assert_eq!(heads, [Some(Seq(3)), Some(Seq(1)), Some(Seq(0)), None]);
+        let woken: Vec<_> = handles.iter().map(|handle| handle.take_ready()).collect();
+        assert_eq!(woken, [vec![7], vec![], vec![], vec![], vec![]]);
+    }
+
+    #[tokio::test]
+    async fn timeline_shorter_than_its_feed_is_reported() {
+        let world = Timelines::new().await;
+        append_unheard(&world, USER, 1).await;
+        for (user, head) in [(USER, 2), (2, 1)] {
+            let ahead = lease(&world, user, head).await;
+            let verdict = reconcile(&world.store, &world.router.feeds()).await;
+            assert_eq!(verdict.unwrap(), Verdict::WentBack);
+            assert_eq!(ahead.head(), Some(Seq(head)));
+        }
+    }
+
+    #[tokio::test]
+    async fn database_that_does_not_answer_is_no_verdict() {
+        let world = Timelines::new().await;
+        let _lease = lease(&world, USER, 1).await;
+        world.store.close().await;
+        let verdict = reconcile(&world.store, &world.router.feeds()).await;
+        assert!(verdict.unwrap_err().is(Code::TryAgain));
+    }
+
+    /// I5.
+    #[tokio::test]
+    async fn sweep_brings_on_all_feeds_and_reports_a_database_that_went_back() {
+        let world = Timelines::new().await;
+        let users = 1..=SWEEP_CHUNK as i64 + 1;
+        for user in users.clone() {
+            let queued = send(user, &[user], "", b"x");
+            world.writer.append(queued, Instant::now()).unwrap();
+        }
+        // The queue is taken from in turns, so this one is stored last.
+        append_unheard(&world, USER, 1).await;
+        let mut leases = Vec::new();
+        for user in users {
+            leases.push(lease(&world, user, 0).await);
+        }
+        let handles = leases.iter().map(|lease| {
+            let handle = Arc::new(Handle::new(DeviceId(1)));
+            lease.follow(Arc::clone(&handle), 0);
+            handle
+        });
+        let handles: Vec<_> = handles.collect();
+
+        let stop = CancellationToken::new();
+        let (went_back, mut reported) = tokio::sync::mpsc::channel(1);
+        let sweep = world.tasks.spawn(sweep(
+            Arc::clone(&world.router),
+            world.store.clone(),
+            Duration::from_millis(30),
+            stop.clone(),
+            move || {
+                // One report is enough.
+                let _ = went_back.try_send(());
+            },
+        ));
+        let woken = futures_util::future::join_all(handles.iter().map(|handle| handle.woken()));
+        timeout(LONG, woken).await.expect("all are woken");
+        assert_eq!(leases[0].head(), Some(Seq(2)));
+        assert_eq!(leases[SWEEP_CHUNK].head(), Some(Seq(1)));
+
+        leases[0].advance_to(Seq(3));
+        let report = timeout(LONG, reported.recv()).await;
+        report.expect("the sweep goes on").expect("a report");
+        stop.cancel();
+        sweep.await.unwrap();
+    }
+    /// Whoever is told makes the router forget its feeds; those that come back have new ones.
+    #[tokio::test]
+    async fn database_that_went_back_is_reported_once() {
+        let world = Timelines::new().await;
+        let mut leases = Vec::new();
+        for user in 1..=3 * SWEEP_CHUNK as i64 {
+            leases.push(lease(&world, user, 1).await);
+        }
+        let stop = CancellationToken::new();
+        let reports = Arc::new(AtomicUsize::new(0));
+        let (router, counter) = (Arc::clone(&world.router), Arc::clone(&reports));
+        let sweep = world.tasks.spawn(sweep(
+            Arc::clone(&world.router),
+            world.store.clone(),
+            Duration::from_millis(40),
+            stop.clone(),
+            move || {
+                router.forget_feeds();
+                counter.fetch_add(1, Ordering::SeqCst);
+            },
+        ));
+        // A feed that comes after it is reached when the round is over.
+        append_unheard(&world, USER, 2).await;
+        let wait_for_report = async {
+            while reports.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, wait_for_report).await.expect("a report");
+        let next = lease(&world, USER, 1).await;
+        let handle = Arc::new(Handle::new(DeviceId(1)));
+        next.follow(Arc::clone(&handle), 0);
+        timeout(LONG, handle.woken()).await.expect("it is moved on");
+        assert_eq!(reports.load(Ordering::SeqCst), 1);
+        stop.cancel();
+        sweep.await.unwrap();
+    }
 }
