@@ -333,8 +333,11 @@ async fn message_ids_handed_out_twice_after_a_restore_are_replaced() {
     world.foreign_connection().execute_batch(restore).unwrap();
 
     let restarted = world.another_writer();
-    let sends = (4..=6).map(|n: i64| send(1, &[1, 2], &n.to_string(), b"after"));
-    let after = append_all(&restarted, sends).await;
+    let mut after = Vec::new();
+    for n in 4..=6 {
+        let sent = testing::append(&restarted, send(1, &[1, 2], &n.to_string(), b"after"));
+        after.push(sent.await);
+    }
     let ids: BTreeSet<MessageId> = before
         .into_iter()
         .chain(after)
