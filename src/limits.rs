@@ -147,7 +147,7 @@ pub const HTTP_BUFFER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of an HTTP/2 request's headers.
 pub const HTTP2_HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Requests at the same time on one HTTP/2 connection.
-pub const HTTP2_STREAMS_MAX: u32 = 256;
+pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Bytes one HTTP/2 stream may send before they are taken.
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes one HTTP/2 connection may send before they are taken.
@@ -192,7 +192,22 @@ pub const CODES_IN_FLIGHT_MAX: usize = 256;
 /// How long the webhook may take to accept a verification code.
 pub const CODE_WEBHOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest gRPC request in bytes.
-pub const GRPC_REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Longest request of a device over gRPC in bytes: a message with everything, and no more, because
+/// requests are held in memory before anybody is known to have sent them.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 96 * 1024;
+const _: () = assert!(DELIVERED_BYTES_MAX < GRPC_REQUEST_BYTES_MAX);
+/// Longest request of a business server over gRPC in bytes.
+pub const GRPC_INTERNAL_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How long a gRPC call may take in all, its request's arrival included.
+pub const GRPC_CALL_MAX: Duration = Duration::from_millis(6_800);
+/// As [`GRPC_CALL_MAX`], for sends.
+pub const GRPC_SEND_MAX: Duration = Duration::from_millis(9_800);
+const _: () = assert!(SEND_DEADLINE.as_millis() < GRPC_SEND_MAX.as_millis());
+const _: () = assert!(DATABASE_DEADLINE.as_millis() < GRPC_CALL_MAX.as_millis());
+/// How long a drain waits for what is under way on one HTTP connection.
+pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(11);
+const _: () = assert!(GRPC_SEND_MAX.as_millis() < HTTP_DRAIN_MAX.as_millis());
+/// How long closing the database may take at the end.
+pub const DATABASE_CLOSE_MAX: Duration = Duration::from_secs(3);
 /// Longest `request_id` metadata that is taken over, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;

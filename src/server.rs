@@ -15,6 +15,7 @@ use crate::{
     gateway::{self, Gateway, websocket},
     grpc, http,
     lifecycle::{Shutdown, Tasks},
+    limits::DATABASE_CLOSE_MAX,
     listen::{Listener, Listeners},
     message::Messages,
     store::{self, Store},
@@ -78,7 +79,13 @@ impl Server {
         let running = self.start(&groups).await?;
         let drain = running.drain(&groups);
         let result = groups.probes.supervise(&shutdown, deadline, drain).await;
-        store.close().await;
+        // What hangs in the disk must not keep the process alive; nothing is lost by leaving.
+        if tokio::time::timeout(DATABASE_CLOSE_MAX, store.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database could not be closed in time");
+        }
         result
     }
 

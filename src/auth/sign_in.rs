@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::Hash,
     sync::Arc,
 };
 
@@ -107,18 +108,12 @@ struct Task {
 
 impl Task {
     async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        let mut waiting = Vec::new();
-        loop {
-            if waiting.is_empty() && requests.recv_many(&mut waiting, SIGN_IN_BATCH_MAX).await == 0
-            {
-                return;
-            }
-            let batch = take_batch(&mut waiting);
-            self.sign_in(batch).await;
-            while waiting.len() < SIGN_IN_BATCH_MAX
-                && let Ok(request) = requests.try_recv()
-            {
-                waiting.push(request);
+        let mut batch = Vec::new();
+        while requests.recv_many(&mut batch, SIGN_IN_BATCH_MAX).await > 0 {
+            // Whoever has gone away must not replace a session that lives.
+            batch.retain(|request: &Request| !request.reply.is_closed());
+            if !batch.is_empty() {
+                self.sign_in(std::mem::take(&mut batch)).await;
             }
         }
     }
@@ -132,12 +127,9 @@ impl Task {
                 "the database does not answer, try again later",
             )),
         };
-        for request in batch {
+        for (index, request) in batch.into_iter().enumerate() {
             let answer = match &signed {
-                Ok(signed) => signed
-                    .get(&request.device)
-                    .copied()
-                    .ok_or_else(Error::sign_in_again),
+                Ok(signed) => signed.get(&index).copied().ok_or_else(Error::sign_in_again),
                 Err(error) => Err(error.duplicate()),
             };
             self.metrics.sign_in_done(&answer);
@@ -146,52 +138,54 @@ impl Task {
         }
     }
 
-    /// Signs in those whose token holds; the others are missing from the result.
-    async fn transaction(&self, batch: &[Request]) -> Outcome<HashMap<DeviceId, SignedIn>> {
+    /// Signs in those whose token holds; the indices of the others are missing from the result.
+    async fn transaction(&self, batch: &[Request]) -> Outcome<HashMap<usize, SignedIn>> {
         let now = self.clock.now_ms();
-        let devices: Vec<DeviceId> = batch.iter().map(|request| request.device).collect();
         let tx = self.store.begin_raw().await?;
         let conn = tx.conn();
-        let tokens = store::session::tokens(conn, &devices).await?;
-        let valid: Vec<&Request> = batch
-            .iter()
-            .filter(|request| {
-                let token = tokens.get(&request.device);
-                token.is_some_and(|token| request.is_granted_by(token, now))
-            })
-            .collect();
-        if valid.is_empty() {
-            return Ok(HashMap::new());
+        let tokens = store::session::tokens(conn, &distinct(batch, |r| r.device)).await?;
+        let is_granted = |request: &Request| {
+            let token = tokens.get(&request.device);
+            token.is_some_and(|token| request.is_granted_by(token, now))
+        };
+        let granted = || batch.iter().enumerate().filter(|(_, r)| is_granted(r));
+        // A device that signs in more than once takes a generation for each time.
+        let mut times: HashMap<DeviceId, i64> = HashMap::new();
+        for (_, request) in granted() {
+            *times.entry(request.device).or_default() += 1;
         }
-        let devices: Vec<DeviceId> = valid.iter().map(|request| request.device).collect();
-        let sessions: Vec<_> = valid
-            .iter()
-            .map(|request| (request.user, request.device))
-            .collect();
-        let users: HashSet<Owner> = valid
-            .iter()
-            .map(|request| Owner::User(request.user))
-            .collect();
-        let users: Vec<Owner> = users.into_iter().collect();
-        let generations = store::session::raise_generations(conn, &devices, now).await?;
-        let heads = store::timeline::heads_raw(conn, &users).await?;
+        let Some(step) = times.values().max().copied() else {
+            return Ok(HashMap::new());
+        };
+        let devices: Vec<DeviceId> = times.keys().copied().collect();
+        let owners = distinct(batch, |request| Owner::User(request.user));
+        let sessions = distinct(batch, |request| (request.user, request.device));
+        let generations = store::session::raise_generations(conn, &devices, step, now).await?;
+        let heads = store::timeline::heads_raw(conn, &owners).await?;
         let acks = store::ack::own(conn, &sessions).await?;
         tx.commit_raw().await?;
 
-        let signed = valid.into_iter().filter_map(|request| {
+        let mut signed = HashMap::with_capacity(batch.len());
+        for (index, request) in granted() {
             let Request { user, device, .. } = *request;
-            let owner = Owner::User(user);
-            Some((
-                device,
-                SignedIn {
-                    generation: *generations.get(&device)?,
-                    expires_at: tokens.get(&device)?.expires_at,
-                    head: heads.get(&owner).copied().unwrap_or_default(),
-                    acked: acks.get(&(user, device)).copied().unwrap_or_default(),
-                },
-            ))
-        });
-        Ok(signed.collect())
+            let (Some(newest), Some(token), Some(left)) = (
+                generations.get(&device),
+                tokens.get(&device),
+                times.get_mut(&device),
+            ) else {
+                continue;
+            };
+            *left -= 1;
+            let signed_in = SignedIn {
+                // The last of them is the newest.
+                generation: newest - *left,
+                expires_at: token.expires_at,
+                head: heads.get(&Owner::User(user)).copied().unwrap_or_default(),
+                acked: acks.get(&(user, device)).copied().unwrap_or_default(),
+            };
+            signed.insert(index, signed_in);
+        }
+        Ok(signed)
     }
 }
 
@@ -203,15 +197,8 @@ impl Request {
     }
 }
 
-/// Takes what goes into one transaction: at most one sign-in of each device, so that each gets a
-/// generation of its own.
-fn take_batch(waiting: &mut Vec<Request>) -> Vec<Request> {
-    let mut devices = HashSet::new();
-    let (mut batch, later): (Vec<_>, Vec<_>) = std::mem::take(waiting)
-        .into_iter()
-        .partition(|request| devices.insert(request.device));
-    *waiting = later;
-    // Whoever has gone away must not replace a session that lives.
-    batch.retain(|request: &Request| !request.reply.is_closed());
-    batch
+/// What the requests are about, each once.
+fn distinct<T: Eq + Hash>(batch: &[Request], about: impl Fn(&Request) -> T) -> Vec<T> {
+    let distinct: HashSet<T> = batch.iter().map(about).collect();
+    distinct.into_iter().collect()
 }

@@ -56,7 +56,7 @@ pub(super) struct Connection {
     /// Bytes to be written.
     outbox: BytesMut,
     /// Packages that wait behind `working`.
-    backlog: VecDeque<pb::Input>,
+    backlog: VecDeque<Waiting>,
     backlog_bytes: usize,
     /// The package that is being served.
     working: Option<BoxFuture<'static, Done>>,
@@ -68,6 +68,12 @@ pub(super) struct Connection {
     blocked_since: Option<Instant>,
     /// The peer sends nothing more.
     at_end: bool,
+}
+
+/// A package in the backlog. Its frame is kept as long as it is, whatever part of it was asked for.
+struct Waiting {
+    input: pb::Input,
+    frame_bytes: usize,
 }
 
 /// What a connection waits for.
@@ -154,6 +160,9 @@ impl Connection {
     /// Does everything that can be done without waiting, but leaves the thread to others after
     /// some rounds.
     fn advance(&mut self) -> Result<(), Close> {
+        if let Some(why) = self.link.as_ref().and_then(|link| link.handle().eviction()) {
+            return Err(Close::Evicted(why));
+        }
         self.take_frames()?;
         for _ in 0..ROUNDS_MAX {
             let has_more = self.pull();
@@ -201,7 +210,12 @@ impl Connection {
                 self.answer_stored(sent);
                 Ok(())
             }
-            Event::Link(link::Event::Woken) => self.wake(),
+            Event::Link(link::Event::Woken) => {
+                if let Some(link) = &mut self.link {
+                    link.take_ready();
+                }
+                Ok(())
+            }
             Event::Link(link::Event::CaughtUp(slot, pushes)) => {
                 if let Some(link) = &mut self.link {
                     let given = link.take_caught_up(slot, &pushes, &self.framing, &mut self.outbox);
@@ -302,12 +316,13 @@ impl Connection {
                 self.framing.put_pong(&payload, &mut self.outbox);
                 Ok(())
             }
-            Frame::Pong => Ok(()),
+            Frame::Pong | Frame::Fragment => Ok(()),
             Frame::Close(code) => Err(Close::PeerClosed(code)),
         }
     }
 
     fn take_body(&mut self, body: Bytes) -> Result<(), Close> {
+        let frame_bytes = body.len();
         let input = match pb::Input::decode(body) {
             Ok(input) => input,
             Err(error) => {
@@ -323,8 +338,8 @@ impl Connection {
         if (is_heartbeat && self.link.is_some()) || self.is_idle() {
             self.serve(input)
         } else {
-            self.backlog_bytes += input.data.len();
-            self.backlog.push_back(input);
+            self.backlog_bytes += frame_bytes;
+            self.backlog.push_back(Waiting { input, frame_bytes });
             Ok(())
         }
     }
@@ -366,9 +381,9 @@ impl Connection {
         while self.working.is_none()
             && self.receipts.len() < SENDS_IN_FLIGHT_MAX
             && self.outbox.len() < WRITE_BUFFER_BYTES_MAX
-            && let Some(input) = self.backlog.pop_front()
+            && let Some(Waiting { input, frame_bytes }) = self.backlog.pop_front()
         {
-            self.backlog_bytes -= input.data.len();
+            self.backlog_bytes -= frame_bytes;
             self.serve(input)?;
         }
         if self.backlog.is_empty() {
@@ -388,7 +403,7 @@ impl Connection {
                 self.working = Some(again);
             }
             (Admission::Sync, Some((user, _))) => {
-                self.session.begin_sync(Instant::now());
+                self.session.begin_sync();
                 if let Some(link) = &mut self.link {
                     link.hold();
                 }
@@ -453,7 +468,7 @@ impl Connection {
     fn go_live(&mut self, link: Box<Link>) {
         let (user, device) = (link.user, link.device());
         self.session
-            .signed_in(user, device, link.head(), link.acked);
+            .signed_in(user, device, link.signed_in_at, link.acked);
         self.link = Some(link);
         self.sessions().inc();
     }
@@ -525,17 +540,6 @@ impl Connection {
         if self.receipts.is_empty() {
             self.receipts = VecDeque::new();
         }
-    }
-
-    fn wake(&mut self) -> Result<(), Close> {
-        let Some(link) = &mut self.link else {
-            return Ok(());
-        };
-        if let Some(why) = link.handle().eviction() {
-            return Err(Close::Evicted(why));
-        }
-        link.take_ready();
-        Ok(())
     }
 
     // Writing.
@@ -634,6 +638,10 @@ impl Connection {
 
     /// Says why, as far as the peer still listens, and closes.
     async fn end(&mut self, why: Close) {
+        if why == Close::Evicted(Eviction::Draining) {
+            // Who was promised an answer should not have to ask again.
+            let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.settle()).await;
+        }
         self.session.close();
         if self.link.take().is_some() {
             self.sessions().dec();
@@ -641,10 +649,6 @@ impl Connection {
         }
         if why == Close::PeerGone || why == Close::WriteStalled {
             return;
-        }
-        if why == Close::Evicted(Eviction::Draining) {
-            // Who was promised an answer should not have to ask again.
-            let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.settle()).await;
         }
         let retry_after_ms = self.gateway.retry_after_ms();
         if let Some(notice) = why.notice(retry_after_ms) {

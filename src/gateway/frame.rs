@@ -37,6 +37,8 @@ pub enum Frame {
     Ping(Bytes),
     /// A WebSocket pong, which needs no answer.
     Pong,
+    /// A part of a WebSocket message, kept until the rest has come.
+    Fragment,
     /// A WebSocket close, with its code if it has one.
     Close(Option<u16>),
 }
@@ -67,13 +69,7 @@ impl Framing {
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         match self {
             Self::Tcp => next_tcp(buffer),
-            Self::WebSocket(fragments) => loop {
-                match next_websocket(fragments, buffer)? {
-                    Step::Frame(frame) => return Ok(Some(frame)),
-                    Step::Fragment => {}
-                    Step::Incomplete => return Ok(None),
-                }
-            },
+            Self::WebSocket(fragments) => next_websocket(fragments, buffer),
         }
     }
 
@@ -105,7 +101,7 @@ impl Framing {
         }
     }
 
-    /// True when no part of a frame is kept besides the buffer.
+    /// True for the framing of WebSockets.
     #[must_use]
     pub const fn is_websocket(&self) -> bool {
         matches!(self, Self::WebSocket(_))
@@ -127,18 +123,14 @@ fn next_tcp(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     Ok(Some(Frame::Body(buffer.split_to(length).freeze())))
 }
 
-enum Step {
-    Frame(Frame),
-    /// A part of a message was taken.
-    Fragment,
-    Incomplete,
-}
-
-fn next_websocket(fragments: &mut Fragments, buffer: &mut BytesMut) -> Result<Step, FrameError> {
+fn next_websocket(
+    fragments: &mut Fragments,
+    buffer: &mut BytesMut,
+) -> Result<Option<Frame>, FrameError> {
     let mut cursor = Cursor::new(&buffer[..]);
     let parsed = FrameHeader::parse(&mut cursor).map_err(|_| FrameError::Protocol)?;
     let Some((header, length)) = parsed else {
-        return Ok(Step::Incomplete);
+        return Ok(None);
     };
     let header_len = cursor.position() as usize;
     check_header(&header, length, fragments)?;
@@ -147,16 +139,16 @@ fn next_websocket(fragments: &mut Fragments, buffer: &mut BytesMut) -> Result<St
     };
     let length = length as usize;
     if buffer.len() < header_len + length {
-        return Ok(Step::Incomplete);
+        return Ok(None);
     }
     buffer.advance(header_len);
     let mut payload = buffer.split_to(length);
     unmask(&mut payload, mask);
     match header.opcode {
-        OpCode::Control(Control::Ping) => Ok(Step::Frame(Frame::Ping(payload.freeze()))),
-        OpCode::Control(Control::Pong) => Ok(Step::Frame(Frame::Pong)),
-        OpCode::Control(_) => Ok(Step::Frame(Frame::Close(close_code(&payload)?))),
-        OpCode::Data(_) => fragments.add(payload, header.is_final),
+        OpCode::Control(Control::Ping) => Ok(Some(Frame::Ping(payload.freeze()))),
+        OpCode::Control(Control::Pong) => Ok(Some(Frame::Pong)),
+        OpCode::Control(_) => Ok(Some(Frame::Close(close_code(&payload)?))),
+        OpCode::Data(_) => fragments.add(payload, header.is_final).map(Some),
     }
 }
 
@@ -189,7 +181,7 @@ fn check_header(
 }
 
 impl Fragments {
-    fn add(&mut self, payload: BytesMut, is_final: bool) -> Result<Step, FrameError> {
+    fn add(&mut self, payload: BytesMut, is_final: bool) -> Result<Frame, FrameError> {
         let whole = match self.0.take() {
             Some(mut gathered) => {
                 gathered.extend_from_slice(&payload);
@@ -199,12 +191,12 @@ impl Fragments {
         };
         if !is_final {
             self.0 = Some(whole);
-            return Ok(Step::Fragment);
+            return Ok(Frame::Fragment);
         }
         if whole.is_empty() {
             return Err(FrameError::Empty);
         }
-        Ok(Step::Frame(Frame::Body(whole.freeze())))
+        Ok(Frame::Body(whole.freeze()))
     }
 }
 
@@ -286,7 +278,7 @@ mod tests {
             let (now, later) = rest.split_at((*piece).min(rest.len()));
             buffer.extend_from_slice(now);
             while let Some(frame) = framing.next(&mut buffer)? {
-                frames.push(frame);
+                frames.extend((frame != Frame::Fragment).then_some(frame));
             }
             rest = later;
             if rest.is_empty() {

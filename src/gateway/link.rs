@@ -26,7 +26,9 @@ use crate::{
 /// A signed-in session's hold on the rest of the server.
 pub(super) struct Link {
     pub(super) user: UserId,
-    /// What the device had acknowledged of its user's timeline when it signed in.
+    /// The head of its user's timeline when it signed in: where its pushes begin.
+    pub(super) signed_in_at: Seq,
+    /// What the device had acknowledged of its user's timeline by then.
     pub(super) acked: Seq,
     entered: Entered,
     follows: Slab<Follow>,
@@ -92,6 +94,12 @@ impl Link {
         }
         let entered = Entered::new(device, &gateway.registry);
         let lease = gateway.router.lease(Topic::User(user)).await?;
+        // Memory before the database: an ack that is written in between is seen twice, not never.
+        let unwritten = gateway.acks.unwritten(&Key {
+            user,
+            owner: Owner::User(user),
+            device,
+        });
         let signed = gateway.sign_ins.sign_in(user, device, token_hash).await?;
         lease.open(signed.head);
         let follow = Follow::new(lease, &entered.handle, USER_SLOT);
@@ -105,15 +113,12 @@ impl Link {
         if gateway.draining.is_cancelled() {
             entered.handle.evict(Eviction::Draining);
         }
-        let unwritten = gateway.acks.unwritten(&Key {
-            user,
-            owner: Owner::User(user),
-            device,
-        });
+        let signed_in_at = follow.position.seq;
         let mut follows = Slab::with_capacity(1);
         follows.insert(follow);
         Ok(Box::new(Self {
             user,
+            signed_in_at,
             acked: signed.acked.max(unwritten),
             entered,
             follows,

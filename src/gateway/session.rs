@@ -37,7 +37,7 @@ struct Live {
     user: UserId,
     device: DeviceId,
     acks: AckRule,
-    /// While syncing: when the hold ends by itself.
+    /// While syncing, and no page is being read: when the hold ends by itself.
     held_until: Option<Instant>,
 }
 
@@ -121,11 +121,10 @@ impl Session {
         self.state = State::Closing;
     }
 
-    /// A `SyncInput` came: pushes of the user's timeline wait from here on.
-    pub fn begin_sync(&mut self, now: Instant) {
-        let hold = self.hold;
+    /// A `SyncInput` came: the hold cannot end while its page is being read.
+    pub fn begin_sync(&mut self) {
         if let State::Live(live) = &mut self.state {
-            live.held_until = Some(now + hold);
+            live.held_until = None;
         }
     }
 
@@ -147,7 +146,7 @@ impl Session {
         }
     }
 
-    /// When the hold ends by itself; `None` while nothing is held.
+    /// When the hold ends by itself; `None` while nothing is held, or a page is being read.
     #[must_use]
     pub fn held_until(&self) -> Option<Instant> {
         match &self.state {
@@ -297,13 +296,13 @@ mod tests {
     fn a_hold_ends_with_the_last_page_or_by_itself() {
         let now = Instant::now();
         let mut session = live(10, 0);
-        session.begin_sync(now);
-        assert_eq!(session.held_until(), Some(now + HOLD));
+        session.begin_sync();
+        assert_eq!(session.held_until(), None, "not while a page is read");
         session.page_given(Seq(5), true, now + HOLD / 2);
         assert!(!session.release_expired(now + HOLD));
         assert!(session.release_expired(now + HOLD / 2 + HOLD));
         assert_eq!(session.held_until(), None);
-        session.begin_sync(now);
+        session.begin_sync();
         session.page_given(Seq(10), false, now);
         assert_eq!(session.held_until(), None);
     }

@@ -14,7 +14,7 @@ use crate::{
     delivery::registry::Registry,
     device::Devices,
     error::{Result, ResultExt},
-    limits::GRPC_REQUEST_BYTES_MAX,
+    limits::{GRPC_INTERNAL_REQUEST_BYTES_MAX, GRPC_REQUEST_BYTES_MAX},
     message::Messages,
     pb::{
         self, logic_ext_server::LogicExtServer, logic_int_server::LogicIntServer,
@@ -129,7 +129,7 @@ pub async fn internal(parts: Internal) -> Result<Services> {
         devices: parts.devices,
         registry: parts.registry,
     });
-    let routes = Routes::new(logic.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX));
+    let routes = Routes::new(logic.max_decoding_message_size(GRPC_INTERNAL_REQUEST_BYTES_MAX));
     let guard = Guard::business(&parts.token);
     services(routes, guard, pb::INTERNAL_DESCRIPTORS, SERVICES).await
 }

@@ -6,6 +6,7 @@ use std::{
     future::{self, Future},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{extract::Request, response::Response};
@@ -18,8 +19,14 @@ use super::{
     caller::{Caller, Guard, Verdict},
     status,
 };
-use crate::{error::Error, limits::REQUEST_ID_BYTES_MAX};
+use crate::{
+    error::Error,
+    limits::{GRPC_CALL_MAX, GRPC_SEND_MAX, REQUEST_ID_BYTES_MAX},
+};
 
+/// The calls that wait for a commit.
+const SEND_MESSAGE: &str = "/pb.LogicExt/SendMessage";
+const INT_SEND_MESSAGE: &str = "/pb.LogicInt/SendMessage";
 const REQUEST_ID: HeaderName = HeaderName::from_static("request_id");
 
 /// Wraps a listener's router in [`RequestService`].
@@ -74,17 +81,24 @@ where
             user = Empty,
             device = Empty,
         );
-        let traces = self.guard.shows_traces();
+        let edge = Edge {
+            id,
+            traces: self.guard.shows_traces(),
+            deadline: match request.uri().path() {
+                SEND_MESSAGE | INT_SEND_MESSAGE => GRPC_SEND_MAX,
+                _ => GRPC_CALL_MAX,
+            },
+        };
         // The common ways go straight to the service: one allocation, no lookup but the cache's.
         match self.guard.check(&request) {
             Verdict::Pass => {
                 let call = self.services.call(request);
-                Box::pin(answer(call, id, traces).instrument(span))
+                Box::pin(answer(call, edge).instrument(span))
             }
             Verdict::PassAs(caller) => {
                 enter(&mut request, caller, &span);
                 let call = self.services.call(request);
-                Box::pin(answer(call, id, traces).instrument(span))
+                Box::pin(answer(call, edge).instrument(span))
             }
             Verdict::LookUp(authenticator, claim) => {
                 let services = self.services.clone();
@@ -97,15 +111,15 @@ where
                         Err(error) => Ok(refusal(error)),
                     }
                 };
-                Box::pin(answer(call, id, traces).instrument(span))
+                Box::pin(answer(call, edge).instrument(span))
             }
             Verdict::Refuse => {
                 let refused = future::ready(Ok(refusal(Error::sign_in_again())));
-                Box::pin(answer(refused, id, traces).instrument(span))
+                Box::pin(answer(refused, edge).instrument(span))
             }
             Verdict::NoSuchRpc => {
                 let refused = future::ready(Ok(refusal(Status::unimplemented("no such rpc"))));
-                Box::pin(answer(refused, id, traces).instrument(span))
+                Box::pin(answer(refused, edge).instrument(span))
             }
         }
     }
@@ -118,12 +132,26 @@ fn enter(request: &mut Request, caller: Caller, span: &Span) {
     request.extensions_mut().insert(caller);
 }
 
-async fn answer(
-    call: impl Future<Output = Result<Response, Infallible>>,
+/// What a call's answer needs to know of the call.
+struct Edge {
     id: HeaderValue,
     traces: bool,
+    deadline: Duration,
+}
+
+async fn answer(
+    call: impl Future<Output = Result<Response, Infallible>>,
+    edge: Edge,
 ) -> Result<Response, Infallible> {
-    let mut response = call.await?;
+    let Edge {
+        id,
+        traces,
+        deadline,
+    } = edge;
+    let mut response = match tokio::time::timeout(deadline, call).await {
+        Ok(response) => response?,
+        Err(_) => refusal(Error::try_again("this takes too long, try again later")),
+    };
     if let Some(amended) = status::amend(&response, id.to_str().unwrap_or_default(), traces) {
         response = amended.into_http();
     }

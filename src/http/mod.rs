@@ -97,8 +97,15 @@ impl Readiness {
     fn begin_probe(&self) -> Probe {
         let store = self.store.clone();
         let query = self.tasks.spawn(async move {
-            let epoch = store::cluster::epoch(store.reader());
-            matches!(tokio::time::timeout(READY_DEADLINE, epoch).await, Ok(Ok(_)))
+            // Beginning to write shows more than reading, which a cache may answer.
+            let answers = async {
+                let tx = store.begin().await?;
+                store::cluster::epoch(tx.conn()).await
+            };
+            matches!(
+                tokio::time::timeout(READY_DEADLINE, answers).await,
+                Ok(Ok(_))
+            )
         });
         Probe {
             begun: Instant::now(),

@@ -26,7 +26,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{
     lifecycle::Tasks,
     limits::{
-        HTTP_BUFFER_BYTES_MAX, HTTP_FIRST_REQUEST_MAX, HTTP_HEAD_MAX,
+        HTTP_BUFFER_BYTES_MAX, HTTP_DRAIN_MAX, HTTP_FIRST_REQUEST_MAX, HTTP_HEAD_MAX,
         HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_BYTES_MAX, HTTP2_PING_INTERVAL,
         HTTP2_PING_TIMEOUT, HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
     },
@@ -112,7 +112,11 @@ impl Connection {
             result = connection.as_mut() => result,
             () = self.tasks.stop().cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                // A stream that its client keeps open for ever must not hold the drain up.
+                match tokio::time::timeout(HTTP_DRAIN_MAX, connection).await {
+                    Ok(result) => result,
+                    Err(_) => return,
+                }
             }
             () = silent_too_long(&asked) => {
                 connection.as_mut().graceful_shutdown();

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::content;
@@ -48,7 +49,7 @@ pub struct Receipt {
 
 #[derive(Debug)]
 enum State {
-    Done(Sent),
+    Done { sent: Sent, repeated: bool },
     Waiting(Waiting),
 }
 
@@ -128,14 +129,20 @@ impl Messages {
         if let Err(refusal) = self.permit(receiver_type, &send).await {
             // A retry is answered with the first result, whatever has changed since.
             if is_persist && let Some(first) = append::find_repeat(&self.store, &send).await? {
-                return Ok(State::Done(first.into()));
+                return Ok(State::Done {
+                    sent: first.into(),
+                    repeated: true,
+                });
             }
             return Err(refusal);
         }
         if is_persist {
             Ok(State::Waiting(self.writer.append(send, since)?))
         } else {
-            Ok(State::Done(self.push_ephemeral(&send)))
+            Ok(State::Done {
+                sent: self.push_ephemeral(&send),
+                repeated: false,
+            })
         }
     }
 
@@ -176,7 +183,8 @@ impl Messages {
                 receiver_id: request.receiver_id,
                 to_user_ids: request.to_user_ids,
                 message_type: request.message_type as i16,
-                content: request.message_content,
+                // A copy: the original keeps the whole request alive.
+                content: Bytes::copy_from_slice(&request.message_content),
                 send_time,
                 client_message_id: request.client_message_id,
                 digest,
@@ -247,9 +255,9 @@ impl Receipt {
     /// As [`Receipt::done`].
     pub async fn stored(&mut self) -> Result<Sent> {
         match &mut self.state {
-            State::Done(sent) => {
-                let sent = *sent;
-                self.counted(Ok((sent, false)))
+            State::Done { sent, repeated } => {
+                let done = (*sent, *repeated);
+                self.counted(Ok(done))
             }
             State::Waiting(waiting) => {
                 let appended = waiting.stored().await;
@@ -262,7 +270,7 @@ impl Receipt {
     #[must_use]
     pub const fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Done(_) => None,
+            State::Done { .. } => None,
             State::Waiting(waiting) => Some(waiting.deadline()),
         }
     }
@@ -273,7 +281,7 @@ impl Receipt {
     /// 10004, but for a send whose answer is there.
     pub fn give_up(&self) -> Result<Sent> {
         match &self.state {
-            State::Done(sent) => self.counted(Ok((*sent, false))),
+            State::Done { sent, repeated } => self.counted(Ok((*sent, *repeated))),
             State::Waiting(waiting) => {
                 let appended = waiting.give_up();
                 self.counted(appended.map(|appended| (appended.into(), appended.repeated)))

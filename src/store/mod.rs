@@ -175,6 +175,8 @@ impl Store {
 
     /// Closes all connections; on SQLite the write-ahead log is folded into the file.
     pub async fn close(&self) {
+        self.page_readers.close().await;
+        self.appender.close().await;
         for pool in [&self.read, &self.write] {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");
@@ -238,8 +240,8 @@ async fn sqlite_pool(
     synchronous: SqliteSynchronous,
     query_only: bool,
 ) -> Result<DatabaseConnection> {
-    let url = format!("sqlite://{}", path.display());
-    let mut options = ConnectOptions::new(url);
+    let file = path.to_owned();
+    let mut options = ConnectOptions::new("sqlite:");
     options
         .max_connections(connections)
         .min_connections(connections)
@@ -251,6 +253,8 @@ async fn sqlite_pool(
         .record_stmt_in_spans(false)
         .map_sqlx_sqlite_opts(move |options| {
             let options = options
+                // Not in the URL, where a percent sign or a question mark would mean something.
+                .filename(&file)
                 .create_if_missing(!query_only)
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(synchronous)

@@ -33,13 +33,14 @@ pub(crate) async fn tokens(
         .collect())
 }
 
-/// Raises the generation of each device by one and returns the new ones.
+/// Raises the generation of each device by `step` and returns the new ones.
 ///
 /// # Errors
 /// What the database answers.
 pub(crate) async fn raise_generations(
     conn: &impl Conn,
     devices: &[DeviceId],
+    step: i64,
     now_ms: i64,
 ) -> Outcome<HashMap<DeviceId, i64>> {
     let ids = || devices.iter().map(|d| d.get());
@@ -48,7 +49,7 @@ pub(crate) async fn raise_generations(
         .table(device::Entity)
         .value(
             device::Column::SessionGen,
-            Expr::col(device::Column::SessionGen).add(1),
+            Expr::col(device::Column::SessionGen).add(step),
         )
         .value(device::Column::UpdatedAt, now_ms)
         .and_where(device::Column::Id.is_in(ids()));

@@ -24,7 +24,11 @@ const CHECKPOINT_PAGES: i32 = 4_000;
 /// Calls that wait for a thread before the next one has to wait to be queued.
 const QUEUE_MAX: usize = 64;
 
-type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+enum Work {
+    Call(Box<dyn FnOnce(&mut Connection) + Send>),
+    /// Close the connection and end; the sender's drop tells that it is closed.
+    Close(oneshot::Sender<()>),
+}
 
 /// What the connections of a pool are for.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +47,7 @@ pub(super) struct Options {
 #[derive(Clone, Debug)]
 pub(super) struct Threads {
     work: mpsc::Sender<Work>,
+    count: usize,
 }
 
 impl Threads {
@@ -65,7 +70,10 @@ impl Threads {
                 .spawn(move || run(connection, &received))
                 .internal("start a database thread")?;
         }
-        Ok(Self { work })
+        Ok(Self {
+            work,
+            count: options.connections,
+        })
     }
 
     /// Runs `call` on one of the connections; it runs to its end although nobody waits for it any
@@ -75,12 +83,23 @@ impl Threads {
         call: impl FnOnce(&mut Connection) -> T + Send + 'static,
     ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        let work: Work = Box::new(move |connection| {
+        let call = Box::new(move |connection: &mut Connection| {
             // Whoever asked may have gone away.
             let _ = reply.send(call(connection));
         });
-        self.work.send(work).await.ok()?;
+        self.work.send(Work::Call(call)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Closes all connections when what was asked before is done. Nothing runs after that.
+    pub(super) async fn close(&self) {
+        for _ in 0..self.count {
+            let (closing, closed) = oneshot::channel();
+            if self.work.send(Work::Close(closing)).await.is_ok() {
+                // An error is what it waits for.
+                let _ = closed.await;
+            }
+        }
     }
 }
 
@@ -92,7 +111,12 @@ fn run(mut connection: Connection, work: &Mutex<mpsc::Receiver<Work>>) {
             .unwrap_or_else(PoisonError::into_inner)
             .blocking_recv();
         match next {
-            Some(call) => call(&mut connection),
+            Some(Work::Call(call)) => call(&mut connection),
+            Some(Work::Close(closed)) => {
+                drop(connection);
+                drop(closed);
+                return;
+            }
             None => return,
         }
     }

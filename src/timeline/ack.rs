@@ -82,7 +82,9 @@ impl Acks {
 
     /// Forgets what is not written: after a restore it may be ahead of the timelines.
     pub fn forget(&self) {
-        self.lock().waiting.clear();
+        let mut state = self.lock();
+        state.waiting.clear();
+        state.flushing.clear();
     }
 
     /// Writes acks until the server stops; [`Acks::flush`] must be called once after that.

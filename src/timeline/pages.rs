@@ -129,10 +129,8 @@ impl Pages {
         let this = Arc::clone(self);
         let task = self.tasks.spawn(async move {
             this.metrics.catch_up_reads.inc();
+            let _entry = Entry(&this, (owner, after));
             let page = within_deadline(this.read(owner, after, PAGE_BYTES_MAX)).await;
-            let mut readings = this.readings.lock().unwrap_or_else(PoisonError::into_inner);
-            readings.remove(&(owner, after));
-            drop(readings);
             page.map(|page| page.messages.into_iter().map(push).collect())
         });
         async move {
@@ -153,6 +151,18 @@ impl Pages {
             .collect();
         let senders: Vec<UserId> = senders.into_iter().collect();
         self.directory.profiles(&senders).await
+    }
+}
+
+/// A read under way, listed until this is dropped.
+struct Entry<'a>(&'a Pages, (Owner, Seq));
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let readings = self.0.readings.lock();
+        readings
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.1);
     }
 }
 

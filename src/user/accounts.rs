@@ -40,6 +40,7 @@ pub struct Accounts {
     pub(super) known_devices: Attempts<(String, DeviceId)>,
     /// Passwords being tried, by number and known device.
     pub(super) turns: Turns<(String, Option<DeviceId>)>,
+    password_turns: Turns<UserId>,
     directory: Arc<Directory>,
     tasks: Tasks,
 }
@@ -67,6 +68,7 @@ impl Accounts {
             networks: Attempts::new(ATTEMPTS_PER_ADDRESS_MAX),
             known_devices: Attempts::new(ATTEMPTS_PER_NUMBER_MAX.unsigned_abs()),
             turns: Turns::default(),
+            password_turns: Turns::default(),
             directory,
             tasks,
         })
@@ -145,7 +147,11 @@ impl Accounts {
         if !(PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&chars) {
             return Err(Error::bad_request("password", "8 to 128 characters"));
         }
-        let hash = self.passwords.hash(password).await?;
+        let hash = {
+            // One place among those who wait for a hash, however often the user asks.
+            let _turn = self.password_turns.take(user).await;
+            self.passwords.hash(password).await?
+        };
         let tx = self.store.begin().await?;
         let revoked = within_deadline(async {
             if !store::user::set_password_hash(tx.conn(), user, hash).await? {

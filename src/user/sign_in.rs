@@ -121,7 +121,11 @@ impl Accounts {
         attempt.from_known_device = user.as_ref().is_some_and(|u| u.id == last_user.get());
         let known = attempt.from_known_device.then_some(attempt.device);
         let _turn = self.turns.take((attempt.number.clone(), known)).await;
-        self.admit(&attempt).await?;
+        if let Err(refused) = self.admit(&attempt).await {
+            // Or one could walk through device ids to learn which one the owner uses.
+            let _ = self.networks.count(attempt.network, self.clock.now_ms());
+            return Err(refused);
+        }
         let hash = user.and_then(|user| user.password_hash);
         let right = self.passwords.verify(password, hash.clone()).await?;
         let proof = Proof::Password(hash.filter(|_| right));
