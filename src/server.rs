@@ -50,7 +50,9 @@ impl Server {
     /// # Errors
     /// As [`Server::bind`].
     pub async fn bind_with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        refuse_unsupported(&config)?;
+        if let Some(unsupported) = unsupported(&config) {
+            return Err(Error::internal(unsupported));
+        }
         let listeners = Listeners::bind(&config.listen)?;
         let store = Store::open(&config.database).await?;
         store.migrate().await?;
@@ -217,16 +219,18 @@ impl Server {
     }
 }
 
-/// What a key of the configuration asks for that this version does not have.
-fn refuse_unsupported(config: &Config) -> Result<()> {
-    let unsupported = if !config.redis.url.is_empty() {
-        "redis.url: this version runs one instance without Redis; leave it empty"
+/// What a valid configuration asks for that this version does not have, if anything.
+#[must_use]
+pub fn unsupported(config: &Config) -> Option<&'static str> {
+    if !config.redis.url.is_empty() {
+        Some("redis.url: this version runs one instance without Redis, leave it empty")
     } else if config.users.provider != UserProvider::Builtin {
-        "users.provider: this version has the built-in user directory only"
+        Some("users.provider: this version has the built-in user directory only")
+    } else if !config.database.url.starts_with("sqlite:") {
+        Some("database.url: this version runs on SQLite only (sqlite://path)")
     } else {
-        return Ok(());
-    };
-    Err(Error::internal(unsupported))
+        None
+    }
 }
 
 /// The tasks of a server, in the order in which a drain ends them.
@@ -359,6 +363,9 @@ impl Running {
             health.stop_serving().await;
         }
         self.memory.registry.evict_all(Eviction::Draining);
+        for health in &self.health {
+            health.end_watches().await;
+        }
         groups.edge.finished().await;
         self.writer.close().await;
         groups.core.stop().cancel();

@@ -85,6 +85,14 @@ impl Health {
         self.report(ServingStatus::NotServing).await;
     }
 
+    /// Ends the streams that watch the status, which their clients would keep open for ever.
+    pub async fn end_watches(&self) {
+        let mut reporter = self.reporter.clone();
+        for service in self.services {
+            reporter.clear_service_status(service).await;
+        }
+    }
+
     async fn report(&self, status: ServingStatus) {
         for service in self.services {
             self.reporter.set_service_status(*service, status).await;

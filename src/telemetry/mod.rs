@@ -22,7 +22,9 @@ pub use metrics::{Metrics, Outcomes, PerTransport, SendOutcomes};
 /// # Errors
 /// An internal error when `log.level` is no filter, or logging was set up before.
 pub fn init(config: &config::Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.level).internal("read log.level")?;
+    // A first start would begin with a screen of migrations; `log.level` may ask for them.
+    let level = format!("sea_orm_migration=warn,{}", config.level);
+    let filter = EnvFilter::try_new(level).internal("read log.level")?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Where stdout is gone there is nobody to tell.

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use im::pb::NoticeCode;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
     Api, Process, Server, Transport,
@@ -37,6 +38,23 @@ async fn a_drain_tells_every_session_when_to_come_back(transport: Transport) {
         assert!(delays.len() > 1, "they do not come back all at once");
     };
     tokio::join!(server.stop(), listening);
+}
+
+/// Clients that watch the health of a server do so for ever.
+#[tokio::test]
+async fn an_open_stream_does_not_hold_a_drain_up() {
+    let mut server = Process::with(&[("IM_DELIVERY__DRAIN_TIMEOUT_S", "8")]).await;
+    let mut watches = Vec::new();
+    for channel in [server.grpc_channel(), server.internal_channel()] {
+        let request = HealthCheckRequest::default();
+        let watch = HealthClient::new(channel).watch(request).await;
+        let mut watch = watch.expect("a stream").into_inner();
+        watch.message().await.expect("a status").expect("one");
+        watches.push(watch);
+    }
+    server.signal("TERM");
+    let status = server.ended().await;
+    assert_eq!(status.code(), Some(0), "it drained and was not cut off");
 }
 
 async fn a_drain_under_load_keeps_what_was_acknowledged(transport: Transport) {

@@ -28,6 +28,7 @@ mod discovery;
 mod drain;
 mod ephemeral;
 mod expiry;
+mod floods;
 mod framing;
 mod fuzz;
 mod holding;

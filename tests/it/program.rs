@@ -98,6 +98,19 @@ async fn a_second_process_on_the_same_sqlite_file_is_refused() {
     assert_eq!(session.push().await.seq, 1);
 }
 
+/// What means something in a URL means nothing in the path of a file.
+#[tokio::test]
+async fn a_database_with_an_odd_name_is_one_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a%20b #1.db");
+    let url = format!("sqlite://{}", file.display());
+    let server = Process::with(&[("IM_DATABASE__URL", &url)]).await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    server.send(&alice, text(bob.user_id, "x")).await;
+    assert_eq!(server.timeline(&bob).await.len(), 1);
+    assert!(file.exists());
+}
+
 #[tokio::test]
 async fn an_address_in_use_is_refused_by_key_and_address() {
     let server = Process::start().await;
