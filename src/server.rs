@@ -330,6 +330,10 @@ fn start_housekeeping(
         acks,
     } = memory.clone();
     core.spawn_critical("acks", acks.run(store.clone(), core.clone()));
+    let (fold, stop) = (store.clone().fold_log(), core.stop().clone());
+    core.spawn_critical("log", async move {
+        stop.run_until_cancelled_owned(fold).await;
+    });
     let (memory, writer) = (memory.clone(), writer.clone());
     let went_back = move || {
         writer.forget_ids();

@@ -70,9 +70,11 @@ impl Store {
     pub async fn append(&self, sends: Vec<Send>) -> Result<Committed, Failed> {
         // One writer at a time: SQLite would make the other wait by polling.
         let turn = Arc::clone(&self.turn).lock_owned().await;
+        let growth = Arc::clone(&self.log_growth);
         let append = move |connection: &mut Connection| {
             let committed = sqlite_append::append(connection, &sends);
             drop(turn);
+            growth.add(sends.iter().map(|send| 1 + send.owners.len()).sum());
             committed
         };
         self.appender.run(append).await.unwrap_or_else(|| {

@@ -20,7 +20,10 @@ use sea_orm::{
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use self::sqlite::Threads;
+use self::{
+    checkpoint::Growth,
+    sqlite::{CHECKPOINT_PAGES, Threads},
+};
 use crate::{
     config,
     error::{Error, Result, ResultExt},
@@ -30,6 +33,7 @@ use crate::{
 pub mod ack;
 pub mod append;
 pub mod auth_token;
+mod checkpoint;
 pub mod cluster;
 mod commit;
 pub mod device;
@@ -55,6 +59,13 @@ const APPENDER: sqlite::Options = sqlite::Options {
     cache_kib: 16 * 1024,
     query_only: false,
 };
+/// The connection that folds the log; it reads no pages of the file.
+const CHECKPOINTER: sqlite::Options = sqlite::Options {
+    name: "sqlite-fold",
+    connections: 1,
+    cache_kib: 256,
+    query_only: false,
+};
 /// The connections that read pages, as many as the machine can keep busy.
 const PAGE_READERS: sqlite::Options = sqlite::Options {
     name: "sqlite-page",
@@ -76,6 +87,9 @@ pub struct Store {
     appender: Threads,
     /// Read pages.
     page_readers: Threads,
+    /// Folds the write-ahead log into the file.
+    checkpointer: Threads,
+    log_growth: Arc<Growth>,
     /// Who may write now: SQLite has one writer at a time.
     turn: Arc<Mutex<()>>,
     /// Held as long as any handle lives: refuses a second process on one SQLite file.
@@ -125,6 +139,8 @@ impl Store {
                     ..PAGE_READERS
                 },
             )?,
+            checkpointer: Threads::start(&path, config.sqlite_synchronous, CHECKPOINTER)?,
+            log_growth: Arc::default(),
             turn: Arc::default(),
             _lock: Arc::new(lock),
         })
@@ -176,6 +192,7 @@ impl Store {
     /// Closes all connections; on SQLite the write-ahead log is folded into the file.
     pub async fn close(&self) {
         self.page_readers.close().await;
+        self.checkpointer.close().await;
         self.appender.close().await;
         for pool in [&self.read, &self.write] {
             if let Err(error) = pool.close_by_ref().await {
@@ -264,7 +281,7 @@ async fn sqlite_pool(
                 .pragma("mmap_size", "0")
                 .pragma("cache_size", "-2048")
                 .pragma("temp_store", "memory")
-                .pragma("wal_autocheckpoint", "4000");
+                .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
             if query_only {
                 options.pragma("query_only", "on")
             } else {

@@ -19,8 +19,9 @@ use crate::{
     limits::LOCK_TIMEOUT,
 };
 
-/// Pages in the write-ahead log after which a commit folds it into the file.
-const CHECKPOINT_PAGES: i32 = 4_000;
+/// Pages in the write-ahead log after which a commit folds it into the file itself, where
+/// `checkpoint` has not come to it.
+pub(super) const CHECKPOINT_PAGES: u32 = 40_000;
 /// Calls that wait for a thread before the next one has to wait to be queued.
 const QUEUE_MAX: usize = 64;
 
