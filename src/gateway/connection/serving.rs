@@ -1,0 +1,205 @@
+//! Serving: one package after the other, in the order they came in; heartbeats pass the line, and
+//! sends leave it when they are queued.
+
+use std::{collections::VecDeque, time::Instant};
+
+use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::{Connection, Waiting};
+use crate::{
+    error::{Error, Result as ImResult},
+    gateway::{
+        close::Close,
+        dispatch::{self, Done, Head},
+        link::Link,
+        session::Admission,
+    },
+    id::Seq,
+    limits::{SENDS_IN_FLIGHT_MAX, WRITE_BUFFER_BYTES_MAX},
+    message::{Origin, Sent},
+    pb,
+    timeline::ack::Key,
+};
+
+impl Connection {
+    /// Nothing is under way that a package would have to wait for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.working.is_none()
+            && self.backlog.is_empty()
+            && self.receipts.len() < SENDS_IN_FLIGHT_MAX
+    }
+
+    /// Nothing is left to do for the peer.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.working.is_none()
+            && self.backlog.is_empty()
+            && self.receipts.is_empty()
+            && self.outbox.is_empty()
+    }
+
+    pub(super) fn take_backlog(&mut self) -> Result<(), Close> {
+        while self.working.is_none()
+            && self.receipts.len() < SENDS_IN_FLIGHT_MAX
+            && self.outbox.len() < WRITE_BUFFER_BYTES_MAX
+            && let Some(Waiting { input, frame_bytes }) = self.backlog.pop_front()
+        {
+            self.backlog_bytes -= frame_bytes;
+            self.serve(input)?;
+        }
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
+        }
+        Ok(())
+    }
+
+    pub(super) fn serve(&mut self, input: pb::Input) -> Result<(), Close> {
+        let head = Head::of(&input);
+        match (self.session.admit(input.r#type), self.session.identity()) {
+            (Admission::SignIn, _) => {
+                self.working = Some(dispatch::sign_in(&self.gateway, input));
+            }
+            (Admission::SignInAgain, Some((user, device))) => {
+                let again = dispatch::sign_in_again(&self.gateway, user, device, input);
+                self.working = Some(again);
+            }
+            (Admission::Sync, Some((user, _))) => {
+                self.session.begin_sync();
+                if let Some(link) = &mut self.link {
+                    link.hold();
+                }
+                self.working = Some(dispatch::sync(&self.gateway, user, input));
+            }
+            (Admission::Send, Some((user, device))) => {
+                let from = Origin { user, device };
+                self.working = Some(dispatch::send(&self.gateway, from, input));
+            }
+            (Admission::Heartbeat, _) => self.answer(&head.empty()),
+            (Admission::Ack, _) => {
+                if let Err(error) = self.ack(input.data) {
+                    self.answer(&head.error(&error));
+                }
+            }
+            (Admission::SubscribeRoom, _) => {
+                let error = Error::bad_request("type", "this version has no rooms");
+                self.answer(&head.error(&error));
+            }
+            (Admission::Refuse(error), _) => self.answer(&head.error(&error)),
+            (Admission::End(error), _) => {
+                self.answer(&head.error(&error));
+                return Err(Close::SignInRefused);
+            }
+            (_, None) => {
+                self.answer(&head.error(&Error::sign_in_again()));
+                return Err(Close::SignInRefused);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self, done: Done) -> Result<(), Close> {
+        match done {
+            Done::SignedIn(head, link) => {
+                self.answer(&head.empty());
+                self.go_live(link);
+            }
+            Done::SignInRefused(answer) => {
+                self.answer(&answer);
+                return Err(Close::SignInRefused);
+            }
+            Done::Answered(answer) => self.answer(&answer),
+            Done::Accepted(head, receipt) => self.receipts.push_back((head, receipt)),
+            Done::Synced {
+                answer,
+                end,
+                has_more,
+            } => {
+                self.answer(&answer);
+                self.page_given(end, has_more);
+            }
+            Done::SyncFailed(answer) => {
+                self.answer(&answer);
+                self.session.abandon_sync();
+                self.release();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn go_live(&mut self, link: Box<Link>) {
+        let (user, device) = (link.user, link.device());
+        self.session
+            .signed_in(user, device, link.signed_in_at, link.acked);
+        self.link = Some(link);
+        self.sessions().inc();
+    }
+
+    /// The gauge that counts this connection while it is signed in.
+    pub(super) fn sessions(&self) -> &Gauge {
+        let sessions = &self.gateway.metrics.sessions;
+        if self.framing.is_websocket() {
+            &sessions.websocket
+        } else {
+            &sessions.tcp
+        }
+    }
+
+    pub(super) fn page_given(&mut self, end: Seq, has_more: bool) {
+        let counts = self.session.page_given(end, has_more, Instant::now());
+        if let Some(link) = &mut self.link {
+            link.synced(end);
+        }
+        self.note_ack(counts);
+        if !has_more {
+            self.release();
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.release();
+        }
+    }
+
+    pub(super) fn ack(&mut self, data: Bytes) -> ImResult<()> {
+        let ack: pb::MessageAck = dispatch::decode(data)?;
+        if ack.device_ack < 0 {
+            return Err(Error::bad_request("device_ack", "must not be negative"));
+        }
+        if ack.group_id < 0 {
+            return Err(Error::bad_request("group_id", "must not be negative"));
+        }
+        // A group the user is not in is ignored, like a cursor for it.
+        if ack.group_id == 0
+            && let Some(link) = &self.link
+        {
+            let counts = self.session.ack(Seq(ack.device_ack), link.head());
+            self.note_ack(counts);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_ack(&self, seq: Option<Seq>) {
+        if let (Some(link), Some(seq)) = (&self.link, seq) {
+            let key = Key {
+                user: link.user,
+                owner: link.owner(),
+                device: link.device(),
+            };
+            self.gateway.acks.note(key, seq);
+        }
+    }
+
+    pub(super) fn answer_stored(&mut self, sent: ImResult<Sent>) {
+        if let Some((head, _)) = self.receipts.pop_front() {
+            let answer = match sent {
+                Ok(sent) => head.ok(&pb::SendMessageResp::from(sent)),
+                Err(error) => head.error(&error),
+            };
+            self.answer(&answer);
+        }
+        if self.receipts.is_empty() {
+            self.receipts = VecDeque::new();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Writing: answers, and what the feeds have, in as few writes as the socket takes; and the deadlines,
+//! most of which are about a peer that takes nothing or sends nothing.
+
+use std::{io, time::Instant};
+
+use bytes::{Buf, BytesMut};
+use prost::Message as _;
+
+use super::Connection;
+use crate::{config::seconds, gateway::close::Close, pb};
+
+impl Connection {
+    pub(super) fn answer(&mut self, output: &pb::Output) {
+        self.framing.put(&output.encode_to_vec(), &mut self.outbox);
+    }
+
+    /// Takes from the feeds what there is room for; true when they have more.
+    pub(super) fn pull(&mut self) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
+        let given = link.pull(&self.gateway, &self.framing, &mut self.outbox);
+        if given > 0 {
+            self.gateway.metrics.deliveries.inc_by(given.into());
+        }
+        link.is_ready()
+    }
+
+    /// Writes what the socket takes. Everything pending goes in one write.
+    pub(super) fn flush(&mut self) -> Result<(), Close> {
+        while !self.outbox.is_empty() {
+            match self.stream.try_write(&self.outbox) {
+                Ok(0) => return Err(Close::PeerGone),
+                Ok(written) => {
+                    self.outbox.advance(written);
+                    self.blocked_since = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+                Err(_) => return Err(Close::PeerGone),
+            }
+        }
+        self.outbox = BytesMut::new();
+        Ok(())
+    }
+
+    /// When something has to be looked at, whatever happens.
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        let config = &self.gateway.config;
+        let quiet = match self.session.identity() {
+            Some(_) => config.idle_timeout_s,
+            None => config.sign_in_timeout_s,
+        };
+        [
+            Some(self.last_frame + seconds(quiet)),
+            self.session.held_until(),
+            self.blocked_since
+                .map(|since| since + seconds(config.write_timeout_s)),
+            self.receipts
+                .front()
+                .and_then(|(_, receipt)| receipt.deadline()),
+            self.rate.resume_at(now),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(now + seconds(config.idle_timeout_s), Instant::min)
+    }
+
+    pub(super) fn check_deadlines(&mut self, now: Instant) -> Result<(), Close> {
+        let config = &self.gateway.config;
+        let quiet = now.saturating_duration_since(self.last_frame);
+        let is_signed_in = self.session.identity().is_some();
+        if is_signed_in && quiet >= seconds(config.idle_timeout_s) {
+            return Err(Close::Idle);
+        }
+        if !is_signed_in && quiet >= seconds(config.sign_in_timeout_s) {
+            return Err(Close::SignInTimeout);
+        }
+        let stalled =
+            |since| now.saturating_duration_since(since) >= seconds(config.write_timeout_s);
+        if self.blocked_since.is_some_and(stalled) {
+            return Err(Close::WriteStalled);
+        }
+        if self.rate.is_abused(now) {
+            return Err(Close::TooFast);
+        }
+        if self.session.release_expired(now) {
+            self.release();
+        }
+        while let Some((_, receipt)) = self.receipts.front_mut()
+            && receipt.deadline().is_some_and(|deadline| deadline <= now)
+        {
+            let overdue = receipt.give_up();
+            self.answer_stored(overdue);
+        }
+        Ok(())
+    }
+}
