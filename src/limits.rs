@@ -78,6 +78,8 @@ pub const FRAME_BURST_FACTOR: u64 = 2;
 pub const FRAME_EXCESS_MAX: Duration = Duration::from_secs(10);
 /// How long a closing connection may take to write its last frames.
 pub const CLOSE_LINGER_MAX: Duration = Duration::from_secs(2);
+/// As [`CLOSE_LINGER_MAX`], in a drain: well below the shortest `delivery.drain_timeout_s`.
+pub const DRAIN_LINGER_MAX: Duration = Duration::from_millis(500);
 
 /// Most frames one feed keeps in its ring.
 pub const RING_FRAMES_MAX: usize = 1_024;

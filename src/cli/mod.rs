@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use crate::{
     bench,
     config::{self, Loaded},
-    error::{Result, ResultExt},
+    error::{Error, Result, ResultExt},
     limits::RUNTIME_LINGER_MAX,
     server,
     store::{self, Store},
@@ -137,6 +137,13 @@ async fn migrate(database: &config::Database) -> Result<()> {
 }
 
 async fn renew_epoch(database: &config::Database) -> Result<()> {
+    // A new database where a restored one was meant would look like success.
+    if !Store::exists(database) {
+        return Err(Error::internal(format!(
+            "database.url: {} does not exist",
+            config::without_secrets(&database.url)
+        )));
+    }
     let store = Store::open(database).await?;
     // A restored database may be older than this version.
     store.migrate().await?;

@@ -45,8 +45,8 @@ impl Rate {
         Some(now + Duration::from_secs_f64(wait).max(Duration::from_millis(1)))
     }
 
-    /// Notes that the peer had nothing more to read: it is not sending in excess.
-    pub(super) fn idle(&mut self) {
+    /// Notes that everything the peer has sent was taken: it does not send in excess.
+    pub(super) const fn keeps_up(&mut self) {
         self.excess_since = None;
     }
 
@@ -59,6 +59,10 @@ impl Rate {
     fn refill(&mut self, now: Instant) {
         let burst = self.per_second * FRAME_BURST_FACTOR as f64;
         self.left = (self.left + self.gained(now)).min(burst);
+        if self.left >= burst / 2.0 {
+            // What waited so long did not wait for the rate.
+            self.excess_since = None;
+        }
         self.at = now;
     }
 
@@ -93,7 +97,7 @@ mod tests {
         rate.count(start);
         assert!(!rate.is_abused(start + FRAME_EXCESS_MAX / 2));
         assert!(rate.is_abused(start + FRAME_EXCESS_MAX));
-        rate.idle();
+        rate.keeps_up();
         assert!(!rate.is_abused(start + FRAME_EXCESS_MAX));
     }
 }

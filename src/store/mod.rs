@@ -115,6 +115,11 @@ impl Store {
                 "database.url: this version runs on SQLite only (sqlite://path)",
             ));
         };
+        if path.as_os_str().is_empty() || path == Path::new(":memory:") {
+            return Err(Error::internal(
+                "database.url: names no file, allowed: sqlite://path",
+            ));
+        }
         if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             fs::create_dir_all(folder).internal("create the database's folder")?;
         }
@@ -144,6 +149,12 @@ impl Store {
             turn: Arc::default(),
             _lock: Arc::new(lock),
         })
+    }
+
+    /// Whether the file of an SQLite database is there; other databases cannot be told.
+    #[must_use]
+    pub fn exists(config: &config::Database) -> bool {
+        sqlite_path(&config.url).is_none_or(|path| path.exists())
     }
 
     /// Brings the schema up to this version and makes sure the cluster's row is there.

@@ -14,6 +14,8 @@ use crate::support::{
 
 on_each_transport!(
     a_burst_over_the_rate_is_slowed_and_answered,
+    a_burst_at_the_default_rate_is_answered_to_the_end,
+    a_steady_excess_is_told_and_closed,
     a_flood_that_does_not_stop_is_told_and_closed,
 );
 
@@ -49,6 +51,49 @@ async fn a_burst_over_the_rate_is_slowed_and_answered(transport: Transport) {
         "slowed: {elapsed:?}"
     );
     flooder.heartbeat().await;
+}
+
+/// At the default rate, where a frame's pause is shorter than a write.
+async fn a_burst_at_the_default_rate_is_answered_to_the_end(transport: Transport) {
+    const COUNT: usize = 5_000; // 2,000 at once, 3,000 in three seconds
+    let server = Server::start().await;
+    let alice = server.new_user().await;
+    let mut flooder = server.connect(transport, &alice).await;
+    flooder.raw(&heartbeats(transport, COUNT)).await;
+    for answered in 0..COUNT {
+        let answer = flooder.any_answer().await;
+        assert!(answer.is_some_and(|a| a.code == 0), "after {answered}");
+    }
+    flooder.heartbeat().await;
+}
+
+/// Half as much again as is allowed, for longer than is borne.
+async fn a_steady_excess_is_told_and_closed(transport: Transport) {
+    const RATE: usize = 100;
+    let server = Server::with(|config| config.session.frames_per_s_max = RATE as u64).await;
+    let alice = server.new_user().await;
+    let connection = server.connect(transport, &alice).await;
+    let (mut reader, mut writer) = connection.into_halves();
+    // More than the burst and what is let through within the time that is borne.
+    let flood = heartbeats(transport, 2 * RATE + 20 * RATE);
+    writer
+        .raw(&flood)
+        .await
+        .expect("it fits the sockets' buffers");
+    let told = async {
+        loop {
+            match reader.next().await {
+                Incoming::Body(body) => {
+                    let output = Output::decode(&*body).expect("an Output");
+                    if output.code == TOO_MANY_REQUESTS {
+                        return;
+                    }
+                }
+                other => panic!("closed without a word: {other:?}"),
+            }
+        }
+    };
+    within(Duration::from_secs(20), "it is told", told).await;
 }
 
 async fn a_flood_that_does_not_stop_is_told_and_closed(transport: Transport) {

@@ -10,7 +10,7 @@ use super::{Connection, READ_BYTES, stored};
 use crate::{
     delivery::handle::Eviction,
     gateway::{close::Close, dispatch::Head},
-    limits::CLOSE_LINGER_MAX,
+    limits::{CLOSE_LINGER_MAX, DRAIN_LINGER_MAX, SEND_DEADLINE},
     pb::{self, PackageType},
 };
 
@@ -19,7 +19,7 @@ impl Connection {
     pub(super) async fn end(&mut self, why: Close) {
         if why == Close::Evicted(Eviction::Draining) {
             // Who was promised an answer should not have to ask again.
-            let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.settle()).await;
+            let _ = tokio::time::timeout(SEND_DEADLINE, self.settle()).await;
         }
         self.session.close();
         if self.link.take().is_some() {
@@ -46,8 +46,12 @@ impl Connection {
         }
         self.framing
             .put_close(why.websocket_code(), &mut self.outbox);
-        // A peer that hangs must not hold the connection.
-        let _ = tokio::time::timeout(CLOSE_LINGER_MAX, self.say_goodbye()).await;
+        // A peer that hangs must not hold the connection, and a drain less than any.
+        let linger = match why {
+            Close::Evicted(Eviction::Draining) => DRAIN_LINGER_MAX,
+            _ => CLOSE_LINGER_MAX,
+        };
+        let _ = tokio::time::timeout(linger, self.say_goodbye()).await;
     }
 
     /// Waits for what is under way and answers it.

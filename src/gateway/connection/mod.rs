@@ -61,6 +61,8 @@ pub(super) struct Connection {
     /// Messages that wait for their commit, in the order they were sent in.
     receipts: VecDeque<(Head, Receipt)>,
     rate: Rate,
+    /// While frames wait for the rate: when the next one may be taken.
+    paused_until: Option<Instant>,
     last_frame: Instant,
     /// Since when the peer takes no bytes.
     blocked_since: Option<Instant>,
@@ -110,6 +112,7 @@ impl Connection {
             working: None,
             receipts: VecDeque::new(),
             rate,
+            paused_until: None,
             last_frame: now,
             blocked_since: None,
             at_end: false,
@@ -177,7 +180,7 @@ impl Connection {
 
     /// Waits for whatever comes first. Cancel safe, as everything it waits for is.
     async fn next_event(&mut self, sleep: Pin<&mut Sleep>) -> Event {
-        let interest = self.interest(Instant::now());
+        let interest = self.interest();
         let is_signed_in = self.link.is_some();
         tokio::select! {
             event = link_event(&mut self.link) => Event::Link(event),

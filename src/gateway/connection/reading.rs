@@ -21,8 +21,8 @@ use crate::{
 
 impl Connection {
     /// What of the socket is worth waiting for.
-    pub(super) fn interest(&self, now: Instant) -> Option<Interest> {
-        let may_read = !self.at_end && self.has_room() && self.rate.resume_at(now).is_none();
+    pub(super) fn interest(&self) -> Option<Interest> {
+        let may_read = !self.at_end && self.has_room() && self.paused_until.is_none();
         match (may_read, !self.outbox.is_empty()) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
@@ -51,15 +51,9 @@ impl Connection {
                     break;
                 }
                 // Less than there was room for: the socket is empty.
-                Ok(_) if self.inbox.len() < self.inbox.capacity() => {
-                    self.rate.idle();
-                    break;
-                }
+                Ok(_) if self.inbox.len() < self.inbox.capacity() => break,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.rate.idle();
-                    break;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(Close::PeerGone),
             }
         }
@@ -69,18 +63,22 @@ impl Connection {
     /// Takes whole frames from the inbox for as long as they may be taken.
     pub(super) fn take_frames(&mut self) -> Result<(), Close> {
         self.take_backlog()?;
-        loop {
+        self.paused_until = None;
+        while self.backlog_has_room() && self.outbox.len() < WRITE_BUFFER_BYTES_MAX {
             let now = Instant::now();
-            if self.inbox.is_empty()
-                || !self.backlog_has_room()
-                || self.outbox.len() >= WRITE_BUFFER_BYTES_MAX
-                || self.rate.resume_at(now).is_some()
-            {
-                break;
+            if !self.inbox.is_empty() {
+                self.paused_until = self.rate.resume_at(now);
+                if self.paused_until.is_some() {
+                    return Ok(());
+                }
             }
             match self.framing.next(&mut self.inbox) {
                 Ok(Some(frame)) => self.take_frame(frame, now)?,
-                Ok(None) => break,
+                Ok(None) => {
+                    // Everything the peer has sent was taken: it does not send in excess.
+                    self.rate.keeps_up();
+                    break;
+                }
                 Err(error) => return Err(self.refuse_frame(error)),
             }
         }

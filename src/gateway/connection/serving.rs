@@ -36,6 +36,7 @@ impl Connection {
             && self.backlog.is_empty()
             && self.receipts.is_empty()
             && self.outbox.is_empty()
+            && self.paused_until.is_none()
     }
 
     pub(super) fn take_backlog(&mut self) -> Result<(), Close> {

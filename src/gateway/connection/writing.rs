@@ -61,7 +61,7 @@ impl Connection {
             self.receipts
                 .front()
                 .and_then(|(_, receipt)| receipt.deadline()),
-            self.rate.resume_at(now),
+            self.paused_until,
         ]
         .into_iter()
         .flatten()
@@ -83,7 +83,7 @@ impl Connection {
         if self.blocked_since.is_some_and(stalled) {
             return Err(Close::WriteStalled);
         }
-        if self.rate.is_abused(now) {
+        if self.paused_until.is_some() && self.rate.is_abused(now) {
             return Err(Close::TooFast);
         }
         if self.session.release_expired(now) {
