@@ -172,12 +172,30 @@ fn file_layer(path: &Path, text: &str) -> Result<Layer, Invalid> {
     match Toml::from_str(text) {
         Ok(values) => Ok(Layer { name, values }),
         // The error's own text quotes the line, which may bear a secret.
-        Err(error) => Err(Invalid(format!(
-            "{name}: line {}: {}",
-            error.span().map_or(1, |span| line_of(text, span.start)),
-            error.message().replace('\n', ", ")
-        ))),
+        Err(error) => {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            let why = error.message().replace('\n', ", ");
+            Err(Invalid(match key_on(text, line) {
+                Some(key) => format!(
+                    "{name}: line {line}: {}: {why}, allowed: {}",
+                    key.path(),
+                    key.rule.allowed()
+                ),
+                None => format!("{name}: line {line}: {why}"),
+            }))
+        }
     }
+}
+
+/// The key that a line of a file gives a value to, if it is one.
+fn key_on(text: &str, line: usize) -> Option<&'static Key> {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    let (name, _) = lines.last()?.split_once('=')?;
+    let section = lines.iter().rev().find_map(|line| {
+        let inner = line.trim().strip_prefix('[')?;
+        Some(inner.split_once(']')?.0.trim())
+    })?;
+    keys::find(section, name.trim())
 }
 
 fn line_of(text: &str, at: usize) -> usize {

@@ -255,6 +255,12 @@ fn syntax_errors_name_the_line_but_not_its_text() {
         "{message}"
     );
     assert!(refusal("[log]\n[log]\n").starts_with("im.toml: line 2: "));
+    let too_large = refusal("[session]\nidle_timeout_s = 9223372036854775808\n");
+    assert!(
+        too_large.starts_with("im.toml: line 2: session.idle_timeout_s: ")
+            && too_large.contains("allowed: a whole number"),
+        "{too_large}"
+    );
 }
 
 #[test]
