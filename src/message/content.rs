@@ -15,7 +15,7 @@ use crate::{
 /// Command codes below this belong to the server.
 pub const BUSINESS_COMMAND_MIN: i32 = 1_000;
 
-/// Checks the fields of a send; `may_command_any` is for senders that are not devices.
+/// Checks the fields of a send, whoever sends it.
 ///
 /// # Errors
 /// 10001 naming the field.

@@ -233,12 +233,13 @@ impl Messages {
 }
 
 impl Receipt {
-    /// Waits until the message is stored; dropping the future does not take it back.
+    /// Waits until the message is stored, but not beyond its deadline; dropping the future does not
+    /// take it back.
     ///
     /// # Errors
     /// 10004 when it could not be stored or its outcome is unknown; 10001 when its client message
     /// id was used for another message.
-    pub async fn done(mut self) -> Result<Sent> {
+    pub async fn done(&mut self) -> Result<Sent> {
         let Some(deadline) = self.deadline() else {
             return self.stored().await;
         };

@@ -32,7 +32,7 @@ pub struct Metrics {
     pub send_latency: Histogram,
     /// Sends in one transaction of the writer.
     pub batch_sends: Histogram,
-    /// Timeline entries in one transaction of the writer.
+    /// Rows of messages and timeline entries in one transaction of the writer.
     pub batch_rows: Histogram,
     /// Time one transaction of the writer takes, in seconds.
     pub commit_latency: Histogram,
@@ -115,7 +115,7 @@ impl Default for Metrics {
             send_latency: latency(im, "send_latency", "From a send's arrival to its answer"),
             commit_latency: latency(im, "commit_latency", "One transaction of the writer"),
             batch_sends: sizes(im, "batch_sends", "Sends in one transaction of the writer"),
-            batch_rows: sizes(im, "batch_rows", "Entries in one transaction of the writer"),
+            batch_rows: sizes(im, "batch_rows", "Rows in one transaction of the writer"),
             deliveries: count(im, "deliveries", "Messages written to devices"),
             gaps_filled: count(im, "gaps_filled", "Gaps in feeds filled from the database"),
             catch_up_reads: count(

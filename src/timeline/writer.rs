@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     delivery::{push::Template, router::Router, topic::Topic},
-    error::{Error, Result, ResultExt},
+    error::{Error, Result},
     id::{MessageId, Seq},
     lifecycle::Tasks,
     limits::{BATCH_DEADLINE, SEND_DEADLINE},
@@ -225,10 +225,9 @@ impl Task {
                     }
                 }
                 Ended::Refused(failed) if jobs.len() == 1 => {
-                    let error = Err::<(), _>(failed.error).internal("append a message");
-                    for (job, error) in jobs.into_iter().zip(error.err()) {
-                        answer(job, Err(error));
-                    }
+                    let error = Error::wrap("append a message", failed.error);
+                    jobs.drain(..)
+                        .for_each(|job| answer(job, Err(error.duplicate())));
                 }
                 Ended::Refused(_) => {
                     let second_ids = ids.split_off(jobs.len() / 2);

@@ -10,13 +10,14 @@ use crate::support::{
     history::History,
     http::try_get,
     messages::{sized, text_with_id},
-    wait::within,
+    wait::{eventually, within},
     wire::BOTH,
 };
 
 on_each_transport!(
     a_drain_tells_every_session_when_to_come_back,
     a_drain_under_load_keeps_what_was_acknowledged,
+    a_send_that_waits_for_the_database_is_answered_in_a_drain,
 );
 
 async fn a_drain_tells_every_session_when_to_come_back(transport: Transport) {
@@ -38,6 +39,35 @@ async fn a_drain_tells_every_session_when_to_come_back(transport: Transport) {
         assert!(delays.len() > 1, "they do not come back all at once");
     };
     tokio::join!(server.stop(), listening);
+}
+
+/// Another program holds the database while the drain begins.
+async fn a_send_that_waits_for_the_database_is_answered_in_a_drain(transport: Transport) {
+    let mut server = Process::start().await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut session = server.connect(transport, &alice).await;
+    let file = server.database_url().replace("sqlite://", "");
+    let holder = rusqlite::Connection::open(file).expect("the database");
+    holder.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    let package = im::pb::PackageType::PtSendMessage;
+    let id = session
+        .start(package, &text_with_id(bob.user_id, "x", "1"))
+        .await;
+    // Frames are taken in order: the send is under way.
+    session.heartbeat().await;
+    server.signal("TERM");
+    eventually("it drains", async || {
+        let answer = try_get(server.addresses.http, "/readyz").await;
+        answer
+            .is_ok_and(|answer| answer.body.contains("draining"))
+            .then_some(())
+    })
+    .await;
+    holder.execute_batch("ROLLBACK").expect("the lock is free");
+    let answer = session.answer(id).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    session.assert_ends_with(NoticeCode::NcDraining, 1001).await;
+    assert_eq!(server.ended().await.code(), Some(0));
 }
 
 /// Clients that watch the health of a server do so for ever.

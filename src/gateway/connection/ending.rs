@@ -6,11 +6,11 @@ use bytes::BytesMut;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Connection, READ_BYTES, stored};
+use super::{Connection, READ_BYTES};
 use crate::{
     delivery::handle::Eviction,
     gateway::{close::Close, dispatch::Head},
-    limits::{CLOSE_LINGER_MAX, DRAIN_LINGER_MAX, SEND_DEADLINE},
+    limits::{CLOSE_LINGER_MAX, DRAIN_LINGER_MAX},
     pb::{self, PackageType},
 };
 
@@ -19,7 +19,7 @@ impl Connection {
     pub(super) async fn end(&mut self, why: Close) {
         if why == Close::Evicted(Eviction::Draining) {
             // Who was promised an answer should not have to ask again.
-            let _ = tokio::time::timeout(SEND_DEADLINE, self.settle()).await;
+            self.settle().await;
         }
         self.session.close();
         if self.link.take().is_some() {
@@ -54,14 +54,14 @@ impl Connection {
         let _ = tokio::time::timeout(linger, self.say_goodbye()).await;
     }
 
-    /// Waits for what is under way and answers it.
+    /// Waits for what is under way and answers it: each within its own deadline.
     pub(super) async fn settle(&mut self) {
         if let Some(working) = self.working.take() {
             // Nothing that ends the connection matters any more.
             let _ = self.finish(working.await);
         }
-        while !self.receipts.is_empty() {
-            let sent = stored(&mut self.receipts).await;
+        while let Some((_, receipt)) = self.receipts.front_mut() {
+            let sent = receipt.done().await;
             self.answer_stored(sent);
         }
     }
