@@ -18,6 +18,20 @@ pub const NICKNAME_BYTES_MAX: usize = 128;
 pub const AVATAR_URL_BYTES_MAX: usize = 1_024;
 /// Longest `extra` in bytes, of a user, a group, a member or a friend.
 pub const EXTRA_BYTES_MAX: usize = 2_048;
+/// Longest name of a group in bytes.
+pub const GROUP_NAME_BYTES_MAX: usize = 256;
+/// Longest introduction of a group in bytes.
+pub const INTRODUCTION_BYTES_MAX: usize = 2_048;
+/// Longest remarks on a friend or a member, in bytes.
+pub const REMARKS_BYTES_MAX: usize = 512;
+/// Longest text that comes with asking to be friends, in bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 2_048;
+/// Most users one call may add to a group.
+pub const GROUP_CALL_USERS_MAX: usize = 1_000;
+/// Most members in one page of a group's members.
+pub const MEMBERS_PAGE_MAX: usize = 500;
+/// Most users one `PushToUsers` reaches.
+pub const PUSH_USERS_MAX: usize = 100_000;
 /// Longest text field that describes a device (brand, model, versions), in bytes.
 pub const DEVICE_TEXT_BYTES_MAX: usize = 128;
 /// Longest phone number in characters: a plus sign and 15 digits (ITU-T E.164).
@@ -109,6 +123,14 @@ pub const WRITER_QUEUE_ROWS_PER_SENDER_MAX: usize = WRITER_QUEUE_ROWS_MAX / 4;
 const _: () = assert!(BATCH_ROWS_MAX <= WRITER_QUEUE_ROWS_PER_SENDER_MAX);
 const _: () = assert!(CONTENT_BYTES_MAX <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= WRITER_QUEUE_BYTES_MAX);
+/// Timelines that one transaction of a large job appends to.
+pub const LARGE_JOB_CHUNK: usize = 1_000;
+/// Chunks of large jobs that wait for the writer.
+pub const LARGE_JOBS_WAITING_MAX: usize = 64;
+/// Batches of other senders after which a chunk of a large job has its turn, however many wait.
+pub const LARGE_JOB_TURN: usize = 4;
+/// Most messages that announce one change of a group.
+pub const ANNOUNCEMENTS_MAX: usize = 256;
 /// Message ids taken from the database at once.
 pub const MESSAGE_ID_BLOCK: i64 = 10_000;
 const _: () = assert!(BATCH_SENDS_MAX as i64 <= MESSAGE_ID_BLOCK);
@@ -170,6 +192,12 @@ pub const RUNTIME_LINGER_MAX: Duration = Duration::from_secs(1);
 pub const CREDENTIALS_CACHED_MAX: u64 = 100_000;
 /// Profiles kept in memory.
 pub const PROFILES_CACHED_MAX: u64 = 100_000;
+/// Groups whose members are kept in memory.
+pub const ROSTERS_CACHED_MAX: u64 = 10_000;
+/// Memberships of large groups kept in memory.
+pub const MEMBERSHIPS_CACHED_MAX: u64 = 100_000;
+/// Friendships kept in memory.
+pub const FRIENDSHIPS_CACHED_MAX: u64 = 100_000;
 /// How long a cached authorization or profile is used without asking the database.
 pub const CACHE_TTL: Duration = Duration::from_secs(30);
 

@@ -18,6 +18,11 @@ mod m20261123_000007_timeline_entry;
 mod m20261123_000008_device_ack;
 mod m20261123_000009_id_block;
 mod m20261123_000010_cluster;
+mod m20261123_000011_friend;
+mod m20261123_000012_group;
+mod m20261123_000013_group_member;
+mod m20261123_000014_group_member_user;
+mod m20261123_000015_group_member_type;
 
 /// All migrations in their order.
 pub struct Migrator;
@@ -36,6 +41,11 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000008_device_ack::Migration),
             Box::new(m20261123_000009_id_block::Migration),
             Box::new(m20261123_000010_cluster::Migration),
+            Box::new(m20261123_000011_friend::Migration),
+            Box::new(m20261123_000012_group::Migration),
+            Box::new(m20261123_000013_group_member::Migration),
+            Box::new(m20261123_000014_group_member_user::Migration),
+            Box::new(m20261123_000015_group_member_type::Migration),
         ]
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Rule {
     Address,
     /// A whole number from 1 on.
     Positive,
+    /// `true` or `false`.
+    Bool,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// Any text; it may be secret.
@@ -78,6 +80,7 @@ pub(super) const KEYS: &[Key] = &[
     key("groups", "small_members_max", Rule::Positive),
     key("groups", "large_members_max", Rule::Positive),
     key("groups", "large_groups_per_user_max", Rule::Positive),
+    key("messages", "require_friendship", Rule::Bool),
     key("devices", "per_user_max", Rule::Positive),
     key("files", "storage", Rule::Storage),
     key("files", "public_url", Rule::Url(HTTP)),
@@ -137,6 +140,9 @@ impl Rule {
             Self::Positive => text
                 .parse::<i64>()
                 .map_or_else(|_| Value::from(text), Value::from),
+            Self::Bool => text
+                .parse::<bool>()
+                .map_or_else(|_| Value::from(text), Value::from),
             _ => Value::from(text),
         }
     }
@@ -149,6 +155,10 @@ impl Rule {
                 _ => Err(shown(value)),
             };
         }
+        if let Self::Bool = self {
+            let is_bool = value.to_bool().is_some();
+            return is_bool.then_some(()).ok_or_else(|| shown(value));
+        }
         let Some(text) = value.as_str() else {
             return Err(kind(value).to_owned());
         };
@@ -157,7 +167,7 @@ impl Rule {
 
     fn check_text(&self, text: &str) -> Result<(), String> {
         match self {
-            Self::Positive | Self::Text => Ok(()),
+            Self::Positive | Self::Bool | Self::Text => Ok(()),
             Self::Address => accept(text.parse::<SocketAddr>().is_ok(), text),
             Self::OneOf(words) => accept(words.contains(&text), text),
             Self::UrlOrEmpty(_) if text.is_empty() => Ok(()),
@@ -180,6 +190,7 @@ impl Rule {
                 "an IP address and a port, like \"0.0.0.0:8080\" or \"[::]:8080\"".to_owned()
             }
             Self::Positive => format!("a whole number from 1 to {}", i64::MAX),
+            Self::Bool => "true or false".to_owned(),
             Self::OneOf(words) => words
                 .iter()
                 .map(|word| format!("{word:?}"))

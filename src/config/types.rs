@@ -29,6 +29,8 @@ pub struct Config {
     pub session: Session,
     /// Bounds of groups.
     pub groups: Groups,
+    /// What may be sent.
+    pub messages: Messages,
     /// Bounds of devices.
     pub devices: Devices,
     /// Uploaded files.
@@ -163,6 +165,14 @@ pub struct Groups {
     pub large_members_max: u64,
     /// Large groups one user may be in.
     pub large_groups_per_user_max: u64,
+}
+
+/// `[messages]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Messages {
+    /// Users may write to each other only when they are friends.
+    pub require_friendship: bool,
 }
 
 /// `[devices]`
