@@ -19,6 +19,7 @@ pub mod id;
 pub mod lifecycle;
 pub mod limits;
 pub mod listen;
+pub mod members;
 pub mod message;
 pub mod pb;
 pub mod server;

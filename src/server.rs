@@ -17,7 +17,8 @@ use crate::{
     lifecycle::{Shutdown, Tasks},
     limits::DATABASE_CLOSE_MAX,
     listen::{Listener, Listeners},
-    message::Messages,
+    members::Members,
+    message::{self, Messages},
     store::{self, Store},
     telemetry::Metrics,
     timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
@@ -143,14 +144,17 @@ impl Server {
                 move || memory.start_over()
             },
         );
-        let messages = Arc::new(Messages::new(
-            store.clone(),
-            writer.clone(),
-            Arc::clone(&router),
-            Arc::clone(&directory),
-            Arc::clone(&clock),
-            Arc::clone(&metrics),
-        ));
+        let members = Arc::new(Members::new(store.clone()));
+        let messages = Arc::new(Messages::new(message::Options {
+            store: store.clone(),
+            writer: writer.clone(),
+            router: Arc::clone(&router),
+            directory: Arc::clone(&directory),
+            members: Arc::clone(&members),
+            registry: Arc::clone(&registry),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        }));
         let sign_ins = SignIns::start(
             store.clone(),
             Arc::clone(&clock),

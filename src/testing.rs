@@ -14,9 +14,10 @@ use crate::{
     error::Result,
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
-    message::Messages,
+    members::Members,
+    message::{self, Messages},
     pb,
-    store::{self, Store, timeline::Row},
+    store::{self, Store, append::To, timeline::Row},
     telemetry::Metrics,
     timeline::{
         Append, Appended, NewMessage, Writer,
@@ -175,7 +176,7 @@ pub async fn done(mut waiting: Waiting) -> Result<Appended> {
 pub fn send(sender: i64, owners: &[i64], client_message_id: &str, content: &[u8]) -> Append {
     let owners: Vec<Owner> = owners.iter().map(|id| Owner::User(UserId(*id))).collect();
     Append {
-        answer_owner: owners[0],
+        answer_owner: Some(owners[0]),
         profile: Arc::default(),
         message: NewMessage {
             sender_type: pb::SenderType::StUser as i16,
@@ -190,7 +191,7 @@ pub fn send(sender: i64, owners: &[i64], client_message_id: &str, content: &[u8]
             client_message_id: client_message_id.into(),
             digest: Sha256::digest(content).into(),
         },
-        owners,
+        to: To::Owners(owners),
     }
 }
 
@@ -231,12 +232,14 @@ fn messages(
     let bridge = Arc::new(InProcess);
     let router = Arc::new(Router::new(bridge, tasks.clone(), Arc::clone(&metrics)));
     let writer = start_writer(store, &router, &metrics, &tasks);
-    Arc::new(Messages::new(
-        store.clone(),
+    Arc::new(Messages::new(message::Options {
+        store: store.clone(),
         writer,
         router,
-        Arc::clone(directory),
-        Arc::clone(clock) as _,
+        directory: Arc::clone(directory),
+        members: Arc::new(Members::new(store.clone())),
+        registry: Arc::default(),
+        clock: Arc::clone(clock) as _,
         metrics,
-    ))
+    }))
 }

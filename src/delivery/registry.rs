@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::handle::{Credential, Eviction, Handle};
-use crate::id::{DeviceId, UserId};
+use crate::id::{DeviceId, RoomId, UserId};
 
 /// The sessions of this instance.
 #[derive(Debug, Default)]
@@ -76,6 +76,12 @@ impl Registry {
             .iter()
             .find(|h| h.eviction().is_none() && h.credential().is_some())?;
         Some(handle.credential()?.user)
+    }
+
+    /// The room that a device is in at this instance, if any.
+    #[must_use]
+    pub fn room(&self, _device: DeviceId) -> Option<RoomId> {
+        None
     }
 
     /// All sessions, for the sweep and the drain.

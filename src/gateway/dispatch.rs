@@ -11,7 +11,7 @@ use super::{Gateway, link::Link};
 use crate::{
     error::{Error, Result},
     id::{DeviceId, Seq, UserId},
-    message::{Origin, Receipt},
+    message::{Author, Origin, Receipt},
     pb,
     timeline::sync,
 };
@@ -195,7 +195,7 @@ pub(super) fn send(
     async move {
         let accepted = async {
             let request: pb::SendMessageReq = decode(input.data)?;
-            messages.accept(from, request).await
+            messages.accept(Author::User(from), request).await
         };
         match accepted.await {
             Ok(receipt) => Done::Accepted(head, receipt),

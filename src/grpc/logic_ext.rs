@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{Caller, convert};
 use crate::{
     device::Devices,
-    message::{Messages, Origin},
+    message::{Author, Messages, Origin},
     pb::{
         RegisterDeviceReq, RegisterDeviceResp, SendMessageReq, SendMessageResp,
         logic_ext_server::LogicExt,
@@ -38,8 +38,8 @@ impl LogicExt for Service {
         request: Request<SendMessageReq>,
     ) -> Result<Response<SendMessageResp>, Status> {
         let Caller { user, device } = Caller::of(&request)?;
-        let from = Origin { user, device };
-        let sent = self.messages.send(from, request.into_inner()).await?;
+        let author = Author::User(Origin { user, device });
+        let sent = self.messages.send(author, request.into_inner()).await?;
         Ok(Response::new(sent.into()))
     }
 }

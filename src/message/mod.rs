@@ -3,4 +3,4 @@
 pub mod content;
 pub mod send;
 
-pub use send::{Messages, Origin, Receipt, Sent};
+pub use send::{Author, Messages, Options, Origin, Receipt, Sent};

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 use super::content;
 use crate::{
     clock::Clock,
-    delivery::{push::Template, router::Router, topic::Topic},
+    delivery::{push::Template, registry::Registry, router::Router, topic::Topic},
     error::{Code, Error, Result},
-    id::{DeviceId, GroupId, MessageId, Owner, Seq, UserId},
+    id::{DeviceId, GroupId, MessageId, Owner, RoomId, Seq, UserId},
+    members::Members,
     pb::{self, MessageType, ReceiverType, SenderType},
-    store::{Store, within_deadline},
+    store::{Store, append::To, group::Roster, within_deadline},
     telemetry::Metrics,
     timeline::{Append, Appended, NewMessage, Writer, append, pages, writer::Waiting},
     user::{Directory, Profile},
@@ -25,6 +26,50 @@ pub struct Origin {
     pub user: UserId,
     /// His device.
     pub device: DeviceId,
+}
+
+/// Who writes a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// A user, on one of his devices.
+    User(Origin),
+    /// The system. It needs no membership and no friendship, and has no timeline.
+    System(i64),
+    /// The business, likewise.
+    Business(i64),
+}
+
+impl Author {
+    const fn user(self) -> Option<UserId> {
+        match self {
+            Self::User(origin) => Some(origin.user),
+            Self::System(_) | Self::Business(_) => None,
+        }
+    }
+
+    const fn device(self) -> DeviceId {
+        match self {
+            Self::User(origin) => origin.device,
+            Self::System(_) | Self::Business(_) => DeviceId(0),
+        }
+    }
+
+    /// `SenderType` of the contract, and the id.
+    const fn columns(self) -> (SenderType, i64) {
+        match self {
+            Self::User(origin) => (SenderType::StUser, origin.user.get()),
+            Self::System(id) => (SenderType::StSystem, id),
+            Self::Business(id) => (SenderType::StBusiness, id),
+        }
+    }
+}
+
+/// Where a message may go.
+enum Route {
+    /// To timelines, or to whoever follows them.
+    Timelines(To),
+    /// To a room, which has none.
+    Room(RoomId),
 }
 
 /// The answer to a send.
@@ -53,61 +98,64 @@ enum State {
     Waiting(Waiting),
 }
 
+/// What [`Messages`] works with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database.
+    pub store: Store,
+    /// Appends what is persisted.
+    pub writer: Writer,
+    /// Takes what is not.
+    pub router: Arc<Router>,
+    /// Who there is.
+    pub directory: Arc<Directory>,
+    /// Who is in which group.
+    pub members: Arc<Members>,
+    /// Which device is in which room.
+    pub registry: Arc<Registry>,
+    /// Stamps messages.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
 /// Takes messages in.
 #[derive(Debug)]
 pub struct Messages {
-    store: Store,
-    writer: Writer,
-    router: Arc<Router>,
-    directory: Arc<Directory>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    pub(super) options: Options,
 }
 
 impl Messages {
-    /// Sends through `writer` and `router`.
+    /// Sends with the given parts.
     #[must_use]
-    pub fn new(
-        store: Store,
-        writer: Writer,
-        router: Arc<Router>,
-        directory: Arc<Directory>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            store,
-            writer,
-            router,
-            directory,
-            clock,
-            metrics,
-        }
+    pub const fn new(options: Options) -> Self {
+        Self { options }
     }
 
-    /// Sends a device's message and waits until it is stored.
+    /// Sends a message and waits until it is stored.
     ///
     /// # Errors
     /// As [`Messages::accept`] and [`Receipt::done`].
-    pub async fn send(&self, from: Origin, request: pb::SendMessageReq) -> Result<Sent> {
-        self.accept(from, request).await?.done().await
+    pub async fn send(&self, author: Author, request: pb::SendMessageReq) -> Result<Sent> {
+        self.accept(author, request).await?.done().await
     }
 
-    /// Checks a device's message and puts it in line.
+    /// Checks a message and puts it in line.
     ///
     /// # Errors
-    /// 10001 naming the field; 10002, 10013 or 10016 when it may not be sent or there is no such
-    /// receiver; 10003 when too many wait; 10004 when the database does not answer.
-    pub async fn accept(&self, from: Origin, request: pb::SendMessageReq) -> Result<Receipt> {
+    /// 10001 naming the field; 10002, 10011, 10012, 10013 or 10016 when it may not be sent or there
+    /// is no such receiver; 10003 when too many wait; 10004 when the database does not answer.
+    pub async fn accept(&self, author: Author, request: pb::SendMessageReq) -> Result<Receipt> {
         let since = Instant::now();
-        match within_deadline(self.check_and_queue(from, request, since)).await {
+        let metrics = &self.options.metrics;
+        match within_deadline(self.check_and_queue(author, request, since)).await {
             Ok(state) => Ok(Receipt {
                 state,
                 since,
-                metrics: Arc::clone(&self.metrics),
+                metrics: Arc::clone(metrics),
             }),
             Err(error) => {
-                self.metrics.send_refused(&error);
+                metrics.send_refused(&error);
                 Err(error)
             }
         }
@@ -115,121 +163,203 @@ impl Messages {
 
     async fn check_and_queue(
         &self,
-        from: Origin,
+        author: Author,
         request: pb::SendMessageReq,
         since: Instant,
     ) -> Result<State> {
         let (receiver_type, message_type) = content::check(&request)?;
-        if message_type == MessageType::MtCommand {
+        if message_type == MessageType::MtCommand && author.user().is_some() {
             content::check_device_command(&request.message_content)?;
         }
         let is_persist = request.is_persist && receiver_type != ReceiverType::RtRoom;
-        let profile = self.sender_profile(from.user).await?;
-        let send = self.compose(from, receiver_type, request, profile);
-        if let Err(refusal) = self.permit(receiver_type, &send).await {
-            // A retry is answered with the first result, whatever has changed since.
-            if is_persist && let Some(first) = append::find_repeat(&self.store, &send).await? {
-                return Ok(State::Done {
-                    sent: first.into(),
-                    repeated: true,
-                });
-            }
-            return Err(refusal);
-        }
-        if is_persist {
-            Ok(State::Waiting(self.writer.append(send, since)?))
-        } else {
-            Ok(State::Done {
-                sent: self.push_ephemeral(&send),
-                repeated: false,
-            })
-        }
-    }
-
-    async fn sender_profile(&self, user: UserId) -> Result<Arc<Profile>> {
-        let profile = self.directory.profile(user).await?;
-        profile.ok_or_else(Error::sign_in_again)
-    }
-
-    fn compose(
-        &self,
-        from: Origin,
-        receiver_type: ReceiverType,
-        request: pb::SendMessageReq,
-        profile: Arc<Profile>,
-    ) -> Append {
-        let sender = Owner::User(from.user);
-        let mut owners = vec![sender];
-        if receiver_type == ReceiverType::RtUser {
-            let receiver = Owner::User(UserId(request.receiver_id));
-            if receiver != sender {
-                owners.push(receiver);
-            }
-        }
-        let digest = digest(&request);
-        let send_time = match request.send_time {
-            0 => self.clock.now_ms(),
-            given => given,
-        };
-        Append {
-            owners,
-            answer_owner: sender,
-            profile,
-            message: NewMessage {
-                sender_type: SenderType::StUser as i16,
-                sender_id: from.user.get(),
-                device: from.device,
-                receiver_type: receiver_type as i16,
-                receiver_id: request.receiver_id,
-                to_user_ids: request.to_user_ids,
-                message_type: request.message_type as i16,
-                // A copy: the original keeps the whole request alive.
-                content: Bytes::copy_from_slice(&request.message_content),
-                send_time,
-                client_message_id: request.client_message_id,
-                digest,
-            },
-        }
-    }
-
-    /// May this be sent to that receiver?
-    async fn permit(&self, receiver_type: ReceiverType, send: &Append) -> Result<()> {
-        match receiver_type {
-            ReceiverType::RtUser => {
-                let receiver = UserId(send.message.receiver_id);
-                match self.directory.profile(receiver).await? {
-                    Some(_) => Ok(()),
-                    None => Err(Error::business(Code::NoSuchUser, "no such user")),
+        let profile = self.profile_of(author).await?;
+        let answer_owner = answer_owner(author, receiver_type, request.receiver_id);
+        let message = self.compose(author, request);
+        let route = match self.route(author, receiver_type, message.receiver_id).await {
+            Ok(route) => route,
+            Err(refusal) => {
+                let store = &self.options.store;
+                // A retry is answered with the first result, whatever has changed since.
+                if is_persist
+                    && let Some(first) = append::find_repeat(store, &message, answer_owner).await?
+                {
+                    return Ok(State::Done {
+                        sent: first.into(),
+                        repeated: true,
+                    });
                 }
+                return Err(refusal);
             }
-            ReceiverType::RtSmallGroup | ReceiverType::RtLargeGroup => {
-                let group = GroupId(send.message.receiver_id);
-                Err(Error::business(
-                    Code::NoSuchGroup,
-                    format!("no such group: {group}"),
-                ))
+        };
+        match route {
+            Route::Timelines(to) if is_persist => {
+                let send = Append {
+                    message,
+                    to,
+                    answer_owner,
+                    profile,
+                };
+                Ok(State::Waiting(self.options.writer.append(send, since)?))
             }
-            ReceiverType::RtRoom | ReceiverType::RtUnknown => Err(Error::business(
+            route => Ok(State::Done {
+                sent: self.push_ephemeral(&message, &profile, &route),
+                repeated: false,
+            }),
+        }
+    }
+
+    /// How receivers see the author.
+    async fn profile_of(&self, author: Author) -> Result<Arc<Profile>> {
+        match author.user() {
+            Some(user) => {
+                let profile = self.options.directory.profile(user).await?;
+                profile.ok_or_else(Error::sign_in_again)
+            }
+            None => Ok(Arc::default()),
+        }
+    }
+
+    fn compose(&self, author: Author, request: pb::SendMessageReq) -> NewMessage {
+        let digest = digest(&request);
+        let (sender_type, sender_id) = author.columns();
+        NewMessage {
+            sender_type: sender_type as i16,
+            sender_id,
+            device: author.device(),
+            receiver_type: request.receiver_type as i16,
+            receiver_id: request.receiver_id,
+            to_user_ids: request.to_user_ids,
+            message_type: request.message_type as i16,
+            // A copy: the original keeps the whole request alive.
+            content: Bytes::copy_from_slice(&request.message_content),
+            send_time: match request.send_time {
+                0 => self.options.clock.now_ms(),
+                given => given,
+            },
+            client_message_id: request.client_message_id,
+            digest,
+        }
+    }
+
+    /// Where the message goes, if its author may send it there.
+    async fn route(
+        &self,
+        author: Author,
+        receiver_type: ReceiverType,
+        receiver_id: i64,
+    ) -> Result<Route> {
+        let to = match receiver_type {
+            ReceiverType::RtUser => self.to_user(author, UserId(receiver_id)).await?,
+            ReceiverType::RtSmallGroup => self.to_members(author, GroupId(receiver_id)).await?,
+            ReceiverType::RtLargeGroup => self.to_group(author, GroupId(receiver_id)).await?,
+            ReceiverType::RtRoom | ReceiverType::RtUnknown => {
+                return self.to_room(author, RoomId(receiver_id));
+            }
+        };
+        Ok(Route::Timelines(to))
+    }
+
+    async fn to_user(&self, author: Author, receiver: UserId) -> Result<To> {
+        if self.options.directory.profile(receiver).await?.is_none() {
+            return Err(Error::business(Code::NoSuchUser, "no such user"));
+        }
+        let mut owners = vec![Owner::User(receiver)];
+        if let Some(sender) = author.user().filter(|sender| *sender != receiver) {
+            owners.insert(0, Owner::User(sender));
+        }
+        Ok(To::Owners(owners))
+    }
+
+    async fn to_members(&self, author: Author, group: GroupId) -> Result<To> {
+        let members = &self.options.members;
+        let roster = members.roster(group).await?.ok_or_else(no_such_group)?;
+        let is_refused = |roster: &Roster| author.user().is_some_and(|user| !roster.contains(user));
+        if !is_refused(&roster) {
+            return Ok(To::Members(roster));
+        }
+        let fresh = members.fresh_roster(group).await?;
+        let fresh = fresh.ok_or_else(no_such_group)?;
+        if is_refused(&fresh) {
+            return Err(not_in_group());
+        }
+        Ok(To::Members(fresh))
+    }
+
+    async fn to_group(&self, author: Author, group: GroupId) -> Result<To> {
+        let members = &self.options.members;
+        let may_send = match author.user() {
+            Some(user) => members.is_in_large(group, user).await?,
+            None => members.is_large(group).await?.then_some(true),
+        };
+        match may_send {
+            Some(true) => Ok(To::Group(group)),
+            Some(false) => Err(not_in_group()),
+            None => Err(no_such_group()),
+        }
+    }
+
+    fn to_room(&self, author: Author, room: RoomId) -> Result<Route> {
+        let registry = &self.options.registry;
+        if author.user().is_some() && registry.room(author.device()) != Some(room) {
+            return Err(Error::business(
                 Code::NotAllowed,
                 "subscribe to the room first",
-            )),
+            ));
         }
+        Ok(Route::Room(room))
     }
 
     /// Gives a message to whoever is online.
-    fn push_ephemeral(&self, send: &Append) -> Sent {
-        let message = pages::new_message(&send.message, MessageId(0), &send.profile);
-        let template = Template::new(message, send.message.device);
-        for owner in &send.owners {
-            self.router
-                .publish(Topic::from(*owner), Seq::ZERO, &template);
+    fn push_ephemeral(&self, message: &NewMessage, profile: &Arc<Profile>, route: &Route) -> Sent {
+        let output = pages::new_message(message, MessageId(0), profile);
+        let template = Arc::new(Template::new(output, message.device));
+        let publish = |topic| {
+            let router = &self.options.router;
+            router.publish(topic, Seq::ZERO, &template);
+        };
+        match route {
+            Route::Timelines(To::Owners(owners) | To::Rest(owners)) => {
+                owners.iter().copied().map(Topic::from).for_each(publish);
+            }
+            Route::Timelines(To::Members(roster)) => {
+                roster
+                    .members
+                    .iter()
+                    .copied()
+                    .map(Topic::User)
+                    .for_each(publish);
+            }
+            Route::Timelines(To::Group(group)) => publish(Topic::Group(*group)),
+            Route::Room(room) => publish(Topic::Room(*room)),
         }
         Sent {
             seq: Seq::ZERO,
             message_id: MessageId(0),
-            send_time: send.message.send_time,
+            send_time: message.send_time,
         }
     }
+}
+
+/// In whose timeline the seq stands that the author is answered: in his own, or in the large
+/// group's.
+const fn answer_owner(
+    author: Author,
+    receiver_type: ReceiverType,
+    receiver_id: i64,
+) -> Option<Owner> {
+    match (receiver_type, author.user()) {
+        (ReceiverType::RtLargeGroup, _) => Some(Owner::Group(GroupId(receiver_id))),
+        (_, Some(user)) => Some(Owner::User(user)),
+        (_, None) => None,
+    }
+}
+
+fn no_such_group() -> Error {
+    Error::business(Code::NoSuchGroup, "no such group")
+}
+
+fn not_in_group() -> Error {
+    Error::business(Code::NotInGroup, "not in the group")
 }
 
 impl Receipt {

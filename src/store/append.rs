@@ -5,29 +5,82 @@
 //! transaction that inserts the entry, and the write lock is held until that commits. On SQLite
 //! the transaction runs on one thread with a connection of its own.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rusqlite::Connection;
 
-use super::{FailureKind, Store, message, sqlite_append};
-use crate::id::{MessageId, Owner, Seq};
+use super::{Conn, FailureKind, Outcome, Store, group::Roster, message, sqlite_append, timeline};
+use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
 
 /// One message and the timelines it goes to.
 #[derive(Clone, Debug)]
 pub struct Send {
     /// The message, with the id it gets if it is new.
     pub row: message::Row,
-    /// The timelines it goes to, without repeats.
-    pub owners: Vec<Owner>,
+    /// Where it goes.
+    pub to: To,
+    /// Who must be a member where it goes to a group; `None` for those who need not be.
+    pub member: Option<UserId>,
     /// In whose timeline the seq of a repeat is looked up.
-    pub answer_owner: Owner,
+    pub answer_owner: Option<Owner>,
 }
+
+/// Where a message goes. Who is a member of a group is settled in the transaction that takes the
+/// positions, so a message is given to exactly those who are members at its position.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// To these timelines, without repeats.
+    Owners(Vec<Owner>),
+    /// To every member of a small group; the roster may be out of date.
+    Members(Arc<Roster>),
+    /// To a large group's own timeline.
+    Group(GroupId),
+    /// To those of these timelines that do not have it yet: part of a large job. The message may
+    /// be stored already, by an earlier part or an earlier try.
+    Rest(Vec<Owner>),
+}
+
+impl To {
+    /// How many timelines it is, as far as that is known beforehand.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Owners(owners) | Self::Rest(owners) => owners.len(),
+            Self::Members(roster) => roster.members.len(),
+            Self::Group(_) => 1,
+        }
+    }
+
+    /// The timelines, where they are known beforehand.
+    fn fixed(&self) -> &[Owner] {
+        match self {
+            Self::Owners(owners) | Self::Rest(owners) => owners,
+            Self::Members(_) | Self::Group(_) => &[],
+        }
+    }
+
+    /// Whether it goes nowhere.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A position that was taken.
+pub type Entry = (Owner, Seq);
 
 /// What became of one send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placed {
-    /// Stored, at these positions in the order of [`Send::owners`].
-    New(Vec<Seq>),
+    /// Stored, at these positions.
+    New {
+        /// Under this id, which is an earlier one for a [rest](To::Rest).
+        id: MessageId,
+        /// When, in unix milliseconds.
+        send_time: i64,
+        /// On which timelines.
+        entries: Vec<Entry>,
+    },
     /// Stored before, by this batch or an earlier one.
     Repeat {
         /// Under this id.
@@ -39,6 +92,10 @@ pub enum Placed {
     },
     /// Its client message id is taken by another message.
     Conflict,
+    /// There is no such group.
+    NoSuchGroup,
+    /// Its sender is not a member of the group.
+    NotInGroup,
 }
 
 /// A batch that is stored.
@@ -55,10 +112,42 @@ pub struct Committed {
 pub struct Failed {
     /// What can be done about it.
     pub kind: FailureKind,
-    /// The failure came while committing: it may be stored all the same.
-    pub in_commit: bool,
+    /// The failure came while committing: it may be stored all the same, and this is then what it
+    /// led to.
+    pub in_doubt: Option<Committed>,
     /// What the database said.
     pub error: Box<dyn std::error::Error + std::marker::Send + Sync>,
+}
+
+/// Appends messages within an open transaction, beside what else it writes: each to fixed
+/// timelines, none known before. For the writer alone.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn within(conn: &impl Conn, sends: &[Send]) -> Outcome<Vec<Vec<Entry>>> {
+    if sends.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut increments: BTreeMap<Owner, i64> = BTreeMap::new();
+    for owner in sends.iter().flat_map(|send| send.to.fixed()) {
+        *increments.entry(*owner).or_default() += 1;
+    }
+    let mut next = timeline::raise_heads(conn, increments).await?;
+    let mut placed = Vec::with_capacity(sends.len());
+    let mut rows = Vec::new();
+    for send in sends {
+        let entries = send.to.fixed().iter().map(|owner| {
+            let seq = next.entry(*owner).or_default();
+            *seq = seq.next();
+            (*owner, *seq)
+        });
+        let entries: Vec<Entry> = entries.collect();
+        rows.extend(entries.iter().map(|entry| (*entry, MessageId(send.row.id))));
+        placed.push(entries);
+    }
+    message::insert(conn, sends.iter().map(|send| send.row.clone())).await?;
+    timeline::insert_entries(conn, rows).await?;
+    Ok(placed)
 }
 
 impl Store {
@@ -66,7 +155,7 @@ impl Store {
     /// again.
     ///
     /// # Errors
-    /// [`Failed`]; nothing is stored unless it says `in_commit`.
+    /// [`Failed`]; nothing is stored unless it is `in_doubt`.
     pub async fn append(&self, sends: Vec<Send>) -> Result<Committed, Failed> {
         // One writer at a time: SQLite would make the other wait by polling.
         let turn = Arc::clone(&self.turn).lock_owned().await;
@@ -74,13 +163,13 @@ impl Store {
         let append = move |connection: &mut Connection| {
             let committed = sqlite_append::append(connection, &sends);
             drop(turn);
-            growth.add(sends.iter().map(|send| 1 + send.owners.len()).sum());
+            growth.add(sends.iter().map(|send| 1 + send.to.len()).sum());
             committed
         };
         self.appender.run(append).await.unwrap_or_else(|| {
             Err(Failed {
                 kind: FailureKind::Away,
-                in_commit: true,
+                in_doubt: None,
                 error: "the append thread has ended".into(),
             })
         })

@@ -20,6 +20,38 @@ use crate::id::{GroupId, Owner, Seq, UserId};
 
 pub use super::entity::{group::Model as Group, group_member::Model as Member};
 
+/// How a group's messages are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// On every member's timeline: write fan-out.
+    Small,
+    /// On a timeline of the group's own: read fan-out.
+    Large,
+}
+
+impl GroupKind {
+    /// The column `type`, which is `GroupType` of the contract.
+    #[must_use]
+    pub const fn column(self) -> i16 {
+        match self {
+            Self::Small => 1,
+            Self::Large => 2,
+        }
+    }
+}
+
+impl Group {
+    /// How its messages are stored.
+    #[must_use]
+    pub const fn kind(&self) -> GroupKind {
+        if self.r#type == GroupKind::Large.column() {
+            GroupKind::Large
+        } else {
+            GroupKind::Small
+        }
+    }
+}
+
 /// What describes a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
@@ -42,6 +74,25 @@ pub struct Membership {
     pub joined: Seq,
     /// The head of its timeline.
     pub head: Seq,
+}
+
+/// The members of a small group as they were at some version of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roster {
+    /// The group.
+    pub group: GroupId,
+    /// Raised by every change of its members.
+    pub version: i64,
+    /// The members, ascending.
+    pub members: Vec<UserId>,
+}
+
+impl Roster {
+    /// Whether a user is a member.
+    #[must_use]
+    pub fn contains(&self, user: UserId) -> bool {
+        self.members.binary_search(&user).is_ok()
+    }
 }
 
 /// Rows of one insert: well below what any engine takes as parameters of one statement.
@@ -89,7 +140,7 @@ pub(crate) async fn of_user(conn: &impl Conn, user: UserId) -> Outcome<Vec<Group
 /// See [`by_id`].
 pub(crate) async fn insert(
     conn: &impl Conn,
-    kind: i16,
+    kind: GroupKind,
     details: Details,
     now_ms: i64,
 ) -> Outcome<Group> {
@@ -97,7 +148,7 @@ pub(crate) async fn insert(
         name: Set(details.name.clone()),
         avatar_url: Set(details.avatar_url.clone()),
         introduction: Set(details.introduction.clone()),
-        r#type: Set(kind),
+        r#type: Set(kind.column()),
         member_count: Set(0),
         version: Set(1),
         extra: Set(details.extra.clone()),
@@ -112,7 +163,7 @@ pub(crate) async fn insert(
         name: details.name,
         avatar_url: details.avatar_url,
         introduction: details.introduction,
-        r#type: kind,
+        r#type: kind.column(),
         member_count: 0,
         version: 1,
         extra: details.extra,

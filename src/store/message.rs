@@ -1,4 +1,4 @@
-//! Messages, as they are read. Only `append` writes them.
+//! Messages. Only `append` writes them.
 
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect};
 
@@ -26,6 +26,18 @@ pub struct Known {
 
 /// A sender and the id it gave a message.
 pub type ClientKey<'a> = (i16, i64, &'a [u8]);
+
+/// Inserts messages, few enough for one statement.
+///
+/// # Errors
+/// What the database answers.
+pub(super) async fn insert(conn: &impl Conn, rows: impl Iterator<Item = Row>) -> Outcome<()> {
+    let rows = rows.map(message::ActiveModel::from);
+    message::Entity::insert_many(rows)
+        .exec_without_returning(conn)
+        .await?;
+    Ok(())
+}
 
 /// The columns of a message from `at` on, in the order of the entity.
 pub(super) fn from_columns(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Row> {

@@ -51,7 +51,7 @@ pub mod verification_code;
 
 pub use commit::within_deadline;
 pub(crate) use failure::Outcome;
-pub use failure::{Failure, Kind as FailureKind};
+pub use failure::{Failure, Kind as FailureKind, kind as failure_kind};
 
 /// The appending connection: what it keeps should hold the heads and the ends of the timelines.
 const APPENDER: sqlite::Options = sqlite::Options {

@@ -1,29 +1,22 @@
-//! Heads and entries of timelines, as they are read. Only `append` writes them.
+//! Heads and entries of timelines. Only `append` writes them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, params};
-use sea_orm::{ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter};
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
+    sea_query::{Expr, OnConflict, Query},
+};
 
 use super::{
     Conn, Outcome, Store,
+    append::Entry,
     entity::{message, timeline_entry, timeline_head},
 };
 use crate::{
     error::{Error, Result},
     id::{MessageId, Owner, Seq},
 };
-
-/// One entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Whose timeline.
-    pub owner: Owner,
-    /// Which position.
-    pub seq: Seq,
-    /// Which message stands there.
-    pub message: MessageId,
-}
 
 /// A message as it stands at a position.
 #[derive(Clone, Debug)]
@@ -33,6 +26,9 @@ pub struct Row {
     /// The message.
     pub message: message::Model,
 }
+
+/// Rows of one statement: far below what any engine takes as parameters.
+const STATEMENT_ROWS: usize = 500;
 
 /// The heads of those `owners` that have a timeline.
 ///
@@ -77,26 +73,91 @@ fn owned_by(owners: &[Owner]) -> Condition {
         })
 }
 
-/// At which positions the given messages stand.
+/// Raises the head of each owner by its increment and returns the heads from before. In the order of
+/// the owners, so that two transactions lock in the same order.
 ///
 /// # Errors
 /// What the database answers.
-pub(crate) async fn entries_of(conn: &impl Conn, messages: &[MessageId]) -> Outcome<Vec<Entry>> {
-    let ids = messages.iter().map(|id| id.get());
-    let rows = timeline_entry::Entity::find()
-        .filter(timeline_entry::Column::MessageId.is_in(ids))
-        .all(conn)
+pub(super) async fn raise_heads(
+    conn: &impl Conn,
+    increments: BTreeMap<Owner, i64>,
+) -> Outcome<HashMap<Owner, Seq>> {
+    use timeline_head::Column as C;
+
+    let increments: Vec<(Owner, i64)> = increments.into_iter().collect();
+    let mut before = HashMap::with_capacity(increments.len());
+    for chunk in increments.chunks(STATEMENT_ROWS) {
+        let mut upsert = Query::insert();
+        upsert
+            .into_table(timeline_head::Entity)
+            .columns([C::OwnerType, C::OwnerId, C::Seq]);
+        for (owner, by) in chunk {
+            upsert.values_panic([owner.kind().into(), owner.id().into(), (*by).into()]);
+        }
+        let raised = Expr::col((timeline_head::Entity, C::Seq)).add(Expr::cust("excluded.\"seq\""));
+        upsert.on_conflict(
+            OnConflict::columns([C::OwnerType, C::OwnerId])
+                .value(C::Seq, raised)
+                .to_owned(),
+        );
+        conn.execute(&upsert).await?;
+        // The rows are locked: nobody else has raised them.
+        let owners: Vec<Owner> = chunk.iter().map(|(owner, _)| *owner).collect();
+        let heads = heads_raw(conn, &owners).await?;
+        before.extend(chunk.iter().map(|(owner, by)| {
+            let head = heads.get(owner).copied().unwrap_or_default();
+            (*owner, Seq(head.get() - by))
+        }));
+    }
+    Ok(before)
+}
+
+/// Inserts entries at positions that [`raise_heads`] has made room for.
+///
+/// # Errors
+/// What the database answers.
+pub(super) async fn insert_entries(
+    conn: &impl Conn,
+    entries: Vec<(Entry, MessageId)>,
+) -> Outcome<()> {
+    use timeline_entry::Column as C;
+
+    for chunk in entries.chunks(STATEMENT_ROWS) {
+        let mut insert = Query::insert();
+        insert.into_table(timeline_entry::Entity).columns([
+            C::OwnerType,
+            C::OwnerId,
+            C::Seq,
+            C::MessageId,
+        ]);
+        for ((owner, seq), message) in chunk {
+            insert.values_panic([
+                owner.kind().into(),
+                owner.id().into(),
+                seq.get().into(),
+                message.get().into(),
+            ]);
+        }
+        conn.execute(&insert).await?;
+    }
+    Ok(())
+}
+
+/// At which position of `owner`'s timeline a message stands, if it does.
+///
+/// # Errors
+/// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
+pub async fn seq_of(conn: &impl Conn, message: MessageId, owner: Owner) -> Result<Option<Seq>> {
+    let seq: Option<i64> = timeline_entry::Entity::find()
+        .select_only()
+        .column(timeline_entry::Column::Seq)
+        .filter(timeline_entry::Column::MessageId.eq(message.get()))
+        .filter(timeline_entry::Column::OwnerType.eq(owner.kind()))
+        .filter(timeline_entry::Column::OwnerId.eq(owner.id()))
+        .into_tuple()
+        .one(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| {
-            Some(Entry {
-                owner: Owner::from_columns(row.owner_type, row.owner_id)?,
-                seq: Seq(row.seq),
-                message: MessageId(row.message_id),
-            })
-        })
-        .collect())
+    Ok(seq.map(Seq))
 }
 
 /// Messages of a timeline after a position, ascending: at most `rows_max` of them and, but for

@@ -2,19 +2,19 @@
 //! transaction is `store::append`; what is retried, split or looked up again after a failure is
 //! decided in `writer`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
 use super::mentions;
 use crate::{
     error::{Error, Result},
-    id::{DeviceId, MessageId, Owner, Seq},
+    id::{DeviceId, MessageId, Owner, Seq, UserId},
     pb,
     store::{
-        self, Conn, Outcome, Store,
-        append::Placed,
-        message::{ClientKey, Known},
+        self, Outcome, Store,
+        append::{Placed, To},
+        message::ClientKey,
     },
     user::Profile,
 };
@@ -46,15 +46,15 @@ pub struct NewMessage {
     pub digest: [u8; 32],
 }
 
-/// One send: a message and the timelines it goes to.
+/// One send: a message and where it goes.
 #[derive(Debug)]
 pub struct Append {
     /// The message.
     pub message: NewMessage,
-    /// The timelines it goes to, without repeats.
-    pub owners: Vec<Owner>,
-    /// In whose timeline the answered seq is.
-    pub answer_owner: Owner,
+    /// Where it goes.
+    pub to: To,
+    /// In whose timeline the answered seq is; `None` for a sender that has no timeline.
+    pub answer_owner: Option<Owner>,
     /// The sender as receivers see him.
     pub profile: Arc<Profile>,
 }
@@ -76,72 +76,56 @@ pub struct Appended {
 ///
 /// # Errors
 /// 10001 when the id was used for another message; 10004 when the database does not answer.
-pub async fn find_repeat(store: &Store, send: &Append) -> Result<Option<Appended>> {
-    let Some(key) = send.client_key() else {
+pub async fn find_repeat(
+    store: &Store,
+    message: &NewMessage,
+    answer_owner: Option<Owner>,
+) -> Result<Option<Appended>> {
+    let Some(key) = message.client_key() else {
         return Ok(None);
     };
     let known = store::message::known(store.reader(), &[key]).await?;
-    let entries = positions(store.reader(), &known).await?;
-    match known.first().map(|first| send.repeat_of(first, &entries)) {
-        Some(Placed::Repeat { id, seq, send_time }) => Ok(Some(Appended {
-            seq,
-            message_id: id,
-            send_time,
-            repeated: true,
-        })),
-        Some(_) => Err(conflict()),
-        None => Ok(None),
+    let Some(first) = known.first() else {
+        return Ok(None);
+    };
+    if first.digest != message.digest {
+        return Err(conflict());
     }
+    let seq = match answer_owner {
+        Some(owner) => store::timeline::seq_of(store.reader(), first.id, owner).await?,
+        None => None,
+    };
+    Ok(Some(Appended {
+        seq: seq.unwrap_or_default(),
+        message_id: first.id,
+        send_time: first.send_time,
+        repeated: true,
+    }))
 }
 
-/// After a commit whose outcome is unknown: what the batch led to if it was stored, or `None`
-/// if it was not.
-pub(super) async fn find_committed(
+/// After a commit whose outcome is unknown: whether the batch, which would have led to `placed`, was
+/// stored. One transaction: all of it is, or nothing. A batch that stored no message of its own
+/// counts as not stored, as it can be run again.
+pub(super) async fn is_stored(
     store: &Store,
     batch: &[&Append],
     ids: &[MessageId],
-) -> Outcome<Option<Vec<Placed>>> {
-    let conn = store.reader();
-    let stored = store::message::stored(conn, ids).await?;
-    let stored: HashMap<MessageId, Known> = stored.into_iter().map(|k| (k.id, k)).collect();
-    let is_stored = |index: usize| {
-        let known = stored.get(&ids[index]);
-        known.is_some_and(|known| batch[index].is_stored_as(known))
-    };
-    // One transaction: all of it is stored, or nothing.
-    if !(0..batch.len()).any(is_stored) {
-        return Ok(None);
+    placed: &[Placed],
+) -> Outcome<bool> {
+    let is_new = |at: &usize| matches!(placed[*at], Placed::New { id, .. } if id == ids[*at]);
+    let new: Vec<usize> = (0..batch.len()).filter(is_new).collect();
+    if new.is_empty() {
+        return Ok(false);
     }
-    let keys: Vec<_> = batch.iter().filter_map(|send| send.client_key()).collect();
-    let repeats = store::message::known(conn, &keys).await?;
-    let known: Vec<Known> = stored.values().chain(&repeats).cloned().collect();
-    let entries = positions(conn, &known).await?;
-    let place = |index: usize| {
-        let send = batch[index];
-        if is_stored(index) {
-            let position = |owner| entries.get(&(ids[index], owner)).copied();
-            let seqs = send.owners.iter().map(|owner| position(*owner));
-            return seqs.collect::<Option<_>>().map(Placed::New);
-        }
-        let first = repeats
-            .iter()
-            .find(|known| Some(known.key()) == send.client_key());
-        first.map(|first| send.repeat_of(first, &entries))
-    };
-    Ok((0..batch.len()).map(place).collect())
-}
-
-/// Where the given messages stand.
-async fn positions(
-    conn: &impl Conn,
-    messages: &[Known],
-) -> Outcome<HashMap<(MessageId, Owner), Seq>> {
-    let ids: Vec<MessageId> = messages.iter().map(|known| known.id).collect();
-    let entries = store::timeline::entries_of(conn, &ids).await?;
-    Ok(entries
+    let new_ids: Vec<MessageId> = new.iter().map(|at| ids[*at]).collect();
+    let stored = store::message::stored(store.reader(), &new_ids).await?;
+    let stored: HashSet<_> = stored
+        .iter()
+        .map(|known| (known.id, &*known.digest))
+        .collect();
+    Ok(new
         .into_iter()
-        .map(|entry| ((entry.message, entry.owner), entry.seq))
-        .collect())
+        .any(|at| stored.contains(&(ids[at], &batch[at].message.digest[..]))))
 }
 
 /// The answer to an id that was used for another message.
@@ -156,7 +140,7 @@ impl Append {
     /// Rows of the transaction that this send takes.
     #[must_use]
     pub fn rows(&self) -> usize {
-        1 + self.owners.len()
+        1 + self.to.len()
     }
 
     /// The send as it is stored if it is new.
@@ -164,7 +148,8 @@ impl Append {
         let message = &self.message;
         let client_message_id = message.client_message_id.as_bytes();
         store::append::Send {
-            owners: self.owners.clone(),
+            to: self.to.clone(),
+            member: message.is_of_user().then_some(UserId(message.sender_id)),
             answer_owner: self.answer_owner,
             row: store::message::Row {
                 id: id.get(),
@@ -184,35 +169,18 @@ impl Append {
             },
         }
     }
-
-    fn client_key(&self) -> Option<ClientKey<'_>> {
-        let message = &self.message;
-        let id = message.client_message_id.as_bytes();
-        (!id.is_empty()).then_some((message.sender_type, message.sender_id, id))
-    }
-
-    fn is_stored_as(&self, known: &Known) -> bool {
-        let message = &self.message;
-        known.digest == message.digest
-            && (known.sender_type, known.sender_id) == (message.sender_type, message.sender_id)
-    }
-
-    fn repeat_of(&self, first: &Known, entries: &HashMap<(MessageId, Owner), Seq>) -> Placed {
-        if first.digest != self.message.digest {
-            return Placed::Conflict;
-        }
-        let position = entries.get(&(first.id, self.answer_owner));
-        Placed::Repeat {
-            id: first.id,
-            seq: position.copied().unwrap_or_default(),
-            send_time: first.send_time,
-        }
-    }
 }
 
-impl Known {
-    fn key(&self) -> ClientKey<'_> {
-        (self.sender_type, self.sender_id, &self.client_message_id)
+impl NewMessage {
+    /// A user sent it, not the system or the business.
+    #[must_use]
+    pub const fn is_of_user(&self) -> bool {
+        self.sender_type == pb::SenderType::StUser as i16
+    }
+
+    fn client_key(&self) -> Option<ClientKey<'_>> {
+        let id = self.client_message_id.as_bytes();
+        (!id.is_empty()).then_some((self.sender_type, self.sender_id, id))
     }
 }
 
@@ -231,14 +199,30 @@ mod tests {
         world.store.append(sends.collect()).await.unwrap().placed
     }
 
-    async fn look_up(world: &Timelines, batch: &[Append], first_id: i64) -> Option<Vec<Placed>> {
+    async fn look_up(
+        world: &Timelines,
+        batch: &[Append],
+        first_id: i64,
+        placed: &[Placed],
+    ) -> bool {
         let ids: Vec<MessageId> = (first_id..).map(MessageId).take(batch.len()).collect();
         let batch: Vec<&Append> = batch.iter().collect();
-        find_committed(&world.store, &batch, &ids).await.unwrap()
+        is_stored(&world.store, &batch, &ids, placed).await.unwrap()
+    }
+
+    fn new(id: i64, entries: &[(i64, i64)]) -> Placed {
+        let entries = entries.iter();
+        Placed::New {
+            id: MessageId(id),
+            send_time: crate::testing::START_MS,
+            entries: entries
+                .map(|(user, seq)| (Owner::User(UserId(*user)), Seq(*seq)))
+                .collect(),
+        }
     }
 
     #[tokio::test]
-    async fn lost_commit_is_found_with_what_it_led_to() {
+    async fn lost_commit_is_found() {
         let world = Timelines::new().await;
         let earlier = [send(1, &[1, 2], "earlier", b"x")];
         commit(&world, &earlier, 1).await;
@@ -250,23 +234,22 @@ mod tests {
             send(1, &[1, 2], "earlier", b"x"),
             send(2, &[2, 1], "a", b"y"),
         ];
-        assert_eq!(look_up(&world, &batch, 10).await, None);
-        let placed = commit(&world, &batch, 10).await;
         let repeat = |id, seq| Placed::Repeat {
             id: MessageId(id),
             seq: Seq(seq),
             send_time: batch[0].message.send_time,
         };
         let expected = [
-            Placed::New(vec![Seq(2), Seq(2)]),
-            Placed::New(vec![Seq(1)]),
+            new(10, &[(1, 2), (2, 2)]),
+            new(11, &[(3, 1)]),
             repeat(10, 2),
             Placed::Conflict,
             repeat(1, 1),
-            Placed::New(vec![Seq(3), Seq(3)]),
+            new(15, &[(2, 3), (1, 3)]),
         ];
-        assert_eq!(placed, expected);
-        assert_eq!(look_up(&world, &batch, 10).await.unwrap(), expected);
+        assert!(!look_up(&world, &batch, 10, &expected).await);
+        assert_eq!(commit(&world, &batch, 10).await, expected);
+        assert!(look_up(&world, &batch, 10, &expected).await);
     }
 
     #[tokio::test]
@@ -274,21 +257,17 @@ mod tests {
         let world = Timelines::new().await;
         let batch = [send(1, &[1, 2], "a", b"x")];
         commit(&world, &batch, 1).await;
-        assert_eq!(look_up(&world, &batch, 2).await, None);
         let again = commit(&world, &batch, 2).await;
         assert!(matches!(again[..], [Placed::Repeat { seq: Seq(1), .. }]));
+        assert!(!look_up(&world, &batch, 2, &again).await);
     }
 
     #[tokio::test]
     async fn ids_of_other_messages_are_not_taken_for_the_batch() {
         let world = Timelines::new().await;
         commit(&world, &[send(1, &[1, 2], "a", b"x")], 1).await;
-        for other in [
-            send(1, &[1, 2], "b", b"another text"),
-            send(3, &[3, 2], "a", b"x"),
-        ] {
-            assert_eq!(look_up(&world, &[other], 1).await, None);
-        }
+        let other = [send(1, &[1, 2], "b", b"another text")];
+        assert!(!look_up(&world, &other, 1, &[new(1, &[(1, 1), (2, 1)])]).await);
     }
 
     #[tokio::test]
@@ -298,6 +277,31 @@ mod tests {
         let batch = ids.map(|n| send(1 + n % 7, &[1 + n % 7, 100], &n.to_string(), b"x"));
         let batch: Vec<Append> = batch.collect();
         let placed = commit(&world, &batch, 1).await;
-        assert_eq!(look_up(&world, &batch, 1).await, Some(placed));
+        assert!(look_up(&world, &batch, 1, &placed).await);
+    }
+
+    /// I3, for a job that was cut off half-way.
+    #[tokio::test]
+    async fn rest_of_a_large_job_goes_to_those_who_lack_it() {
+        let world = Timelines::new().await;
+        for client_id in ["job", ""] {
+            let part = |users: &[i64]| {
+                let mut part = send(9, users, client_id, client_id.as_bytes());
+                let owners = users.iter().map(|user| Owner::User(UserId(*user)));
+                part.to = To::Rest(owners.collect());
+                part.answer_owner = None;
+                [part]
+            };
+            // With an id of its sender's it is found whatever id it would get now.
+            let base = if client_id.is_empty() { 20 } else { 10 };
+            let again = base + i64::from(!client_id.is_empty());
+            let before = world.timeline(1).await.len() as i64;
+            let first = commit(&world, &part(&[1, 2]), base).await;
+            assert_eq!(first, [new(base, &[(1, before + 1), (2, before + 1)])]);
+            let second = commit(&world, &part(&[2, 3]), again).await;
+            assert_eq!(second, [new(base, &[(3, before + 1)])]);
+            let third = commit(&world, &part(&[1, 2, 3]), again).await;
+            assert_eq!(third, [new(base, &[])]);
+        }
     }
 }

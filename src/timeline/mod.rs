@@ -3,6 +3,7 @@
 
 pub mod ack;
 pub mod append;
+pub mod change;
 pub mod epoch;
 mod ids;
 mod mentions;
@@ -12,4 +13,5 @@ pub mod sync;
 pub mod writer;
 
 pub use append::{Append, Appended, NewMessage};
+pub use change::{Applied, Change, Stop};
 pub use writer::Writer;

@@ -4,6 +4,7 @@
 //! What can go wrong is handled by its kind: what may be tried again is, within a deadline and
 //! with the same message ids; a commit whose outcome is unknown is looked up before anything is
 //! run again (I3); a batch that the database refuses is halved until the bad send stands alone.
+//! Changes that are announced by messages have their turns in `changing`.
 
 use std::{
     sync::Arc,
@@ -16,23 +17,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{self, Append, Appended},
+    change::{Change, Pending},
     epoch::Epoch,
     ids::MessageIds,
     pages,
-    queue::{Job, Queue},
+    queue::{Batch, ChangeJob, Job, Queue, SendJob},
 };
 use crate::{
     delivery::{push::Template, router::Router, topic::Topic},
-    error::{Error, Result},
+    error::{Code, Error, Result},
     id::{MessageId, Seq},
     lifecycle::Tasks,
-    limits::{BATCH_DEADLINE, SEND_DEADLINE},
+    limits::{BATCH_DEADLINE, DATABASE_DEADLINE, SEND_DEADLINE},
     store::{
         FailureKind, Outcome, Store,
-        append::{Failed, Placed},
+        append::{Committed, Entry, Failed, Placed},
     },
     telemetry::Metrics,
 };
+
+mod changing;
 
 /// What the writer works with.
 #[derive(Debug, Clone)]
@@ -69,7 +73,7 @@ impl Writer {
     pub fn start(
         options: Options,
         tasks: &Tasks,
-        epoch_changed: impl Fn() + Send + 'static,
+        epoch_changed: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let writer = Self {
             queue: Arc::default(),
@@ -97,16 +101,40 @@ impl Writer {
     /// # Errors
     /// 10003 when the queue is full; 10004 when the server is shutting down.
     pub fn append(&self, append: Append, since: Instant) -> Result<Waiting> {
-        let (reply, receiver) = oneshot::channel();
-        self.queue.push(Job {
-            append,
-            reply,
-            since,
-        })?;
-        Ok(Waiting {
-            reply: receiver,
-            deadline: since + SEND_DEADLINE,
-        })
+        let (job, waiting) = waiting(append, since);
+        self.queue.push(Job::Send(job))?;
+        Ok(waiting)
+    }
+
+    /// Puts a part of a large job into the lane of lower priority: its turn comes when nobody else
+    /// waits, or has waited enough. The parts of one job are put in one after the other.
+    ///
+    /// # Errors
+    /// As [`Writer::append`].
+    pub fn append_part(&self, append: Append, since: Instant) -> Result<Waiting> {
+        let (job, waiting) = waiting(append, since);
+        self.queue.push_part(job)?;
+        Ok(waiting)
+    }
+
+    /// Makes a change and appends what announces it, in one transaction. It takes turns with what
+    /// its author sends.
+    ///
+    /// # Errors
+    /// What the change was refused for; 10003 when the queue is full; 10004 when it could not be
+    /// made or its outcome is unknown.
+    pub async fn change<C: Change>(&self, change: C) -> Result<C::Output> {
+        let (pending, outcome) = Pending::new(change);
+        self.queue.push(Job::Change(ChangeJob {
+            work: Box::new(pending),
+            since: Instant::now(),
+        }))?;
+        match tokio::time::timeout(DATABASE_DEADLINE, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(Error::try_again(
+                "it may not have been done, look and try again",
+            )),
+        }
     }
 
     /// Refuses further sends, and returns when everything that waits has been answered.
@@ -121,13 +149,27 @@ impl Writer {
     }
 }
 
+fn waiting(append: Append, since: Instant) -> (SendJob, Waiting) {
+    let (reply, receiver) = oneshot::channel();
+    let job = SendJob {
+        append,
+        reply,
+        since,
+    };
+    let waiting = Waiting {
+        reply: receiver,
+        deadline: since + SEND_DEADLINE,
+    };
+    (job, waiting)
+}
+
 impl Waiting {
     /// Waits for the commit, however long it takes: whoever waits keeps the deadline himself.
     /// Cancel safe.
     ///
     /// # Errors
     /// 10004 when it could not be stored or its outcome is unknown; 10001 when its client message
-    /// id was used for another message.
+    /// id was used for another message; 10011 or 10013 when its group does not take it.
     pub async fn stored(&mut self) -> Result<Appended> {
         (&mut self.reply)
             .await
@@ -156,12 +198,12 @@ fn unknown_outcome() -> Error {
 struct Task {
     options: Options,
     ids: MessageIds,
-    epoch_changed: Box<dyn Fn() + Send>,
+    epoch_changed: Box<dyn Fn() + Send + Sync>,
 }
 
 /// How a batch, or a part of it, ended.
 enum Ended {
-    Placed(Vec<MessageId>, Vec<Placed>),
+    Placed(Vec<Placed>),
     /// Not stored, or unknown: try again later.
     Away,
     /// The database refuses it as it is.
@@ -174,28 +216,29 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 impl Task {
     async fn run(mut self, queue: Arc<Queue>) {
-        while let Some(jobs) = queue.take().await {
+        while let Some(batch) = queue.take().await {
             if queue.take_forget_ids() {
                 self.ids.forget();
             }
-            let (jobs, late): (Vec<Job>, Vec<Job>) = jobs
-                .into_iter()
-                .partition(|job| job.since.elapsed() < BATCH_DEADLINE);
-            for job in late {
-                answer(
-                    job,
-                    Err(Error::try_again(
-                        "the database is too slow, try again later",
-                    )),
-                );
-            }
-            if !jobs.is_empty() {
-                self.append(jobs).await;
+            match batch {
+                Batch::Sends(jobs) => self.append_in_time(jobs).await,
+                Batch::Change(job) => self.change(job).await,
             }
         }
     }
 
-    async fn append(&mut self, jobs: Vec<Job>) {
+    async fn append_in_time(&mut self, jobs: Vec<SendJob>) {
+        let (jobs, late): (Vec<SendJob>, Vec<SendJob>) =
+            jobs.into_iter().partition(|job| !is_late(job.since));
+        for job in late {
+            answer(job, Err(too_late()));
+        }
+        if !jobs.is_empty() {
+            self.append(jobs).await;
+        }
+    }
+
+    async fn append(&mut self, jobs: Vec<SendJob>) {
         let deadline = Instant::now() + BATCH_DEADLINE;
         let ids = match self.take_ids(jobs.len(), deadline).await {
             Ok(ids) => ids,
@@ -212,13 +255,13 @@ impl Task {
     /// Appends a batch; one that the database refuses is halved, so that one bad send fails alone.
     fn append_halving(
         &mut self,
-        mut jobs: Vec<Job>,
+        mut jobs: Vec<SendJob>,
         mut ids: Vec<MessageId>,
         deadline: Instant,
     ) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             match self.append_retrying(&jobs, &ids, deadline).await {
-                Ended::Placed(ids, placed) => self.publish(jobs, &ids, placed),
+                Ended::Placed(placed) => self.publish(jobs, placed),
                 Ended::Away => {
                     for job in jobs {
                         answer(job, Err(unknown_outcome()));
@@ -242,36 +285,43 @@ impl Task {
     /// Runs the transaction until it is known what became of it, or the deadline has passed.
     async fn append_retrying(
         &mut self,
-        jobs: &[Job],
+        jobs: &[SendJob],
         ids: &[MessageId],
         deadline: Instant,
     ) -> Ended {
         let batch: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
         let mut ids = ids.to_vec();
         let mut pause = PAUSE_MIN;
-        let mut in_doubt = false;
+        // What a commit with an unknown outcome would have led to.
+        let mut doubt: Option<Committed> = None;
+        let mut look_up = false;
         let mut duplicates = 0;
         loop {
-            if in_doubt {
-                match append::find_committed(&self.options.store, &batch, &ids).await {
-                    Ok(Some(placed)) => return Ended::Placed(ids, placed),
-                    Ok(None) => in_doubt = false,
+            if look_up && let Some(committed) = &doubt {
+                let placed = &committed.placed;
+                match append::is_stored(&self.options.store, &batch, &ids, placed).await {
+                    Ok(true) => return Ended::Placed(placed.clone()),
+                    Ok(false) => look_up = false,
                     Err(error) => tracing::warn!(%error, "looking up a commit failed"),
                 }
+            } else {
+                look_up = false;
             }
-            if !in_doubt {
+            if !look_up {
                 match self.attempt(&batch, &ids).await {
-                    Ok(placed) => return Ended::Placed(ids, placed),
+                    Ok(placed) => return Ended::Placed(placed),
                     Err(failed) => match failed.kind {
                         FailureKind::Transient | FailureKind::Away => {
                             tracing::warn!(error = %failed.error, "a batch was not stored yet");
-                            in_doubt = failed.in_commit;
+                            look_up = failed.in_doubt.is_some();
+                            doubt = failed.in_doubt.or(doubt);
                         }
                         // Another instance stored one of them between the look-up and the
-                        // insert: the next attempt sees it.
+                        // insert, which the next attempt sees; or a commit in doubt was made
+                        // after all.
                         FailureKind::Duplicate if duplicates == 0 => {
                             duplicates += 1;
-                            in_doubt = true;
+                            look_up = true;
                         }
                         // After a restore the database hands out ids once more.
                         FailureKind::Duplicate if duplicates == 1 => {
@@ -308,19 +358,36 @@ impl Task {
         let rows = batch.iter().map(|append| append.rows()).sum();
         let metrics = &self.options.metrics;
         metrics.batch_committed(batch.len(), rows, begun.elapsed());
-        if self.options.epoch.observe(committed.epoch) {
-            tracing::warn!(epoch = committed.epoch, "the database has a new epoch");
-            self.ids.forget();
-            (self.epoch_changed)();
-        }
+        self.observe(committed.epoch);
         Ok(committed.placed)
     }
 
+    /// Notes the epoch that a transaction has read.
+    fn observe(&mut self, epoch: i64) {
+        if self.options.epoch.observe(epoch) {
+            tracing::warn!(epoch, "the database has a new epoch");
+            self.ids.forget();
+            (self.epoch_changed)();
+        }
+    }
+
     /// Offers every new entry to its topic, in order, then replies.
-    fn publish(&self, jobs: Vec<Job>, ids: &[MessageId], placed: Vec<Placed>) {
-        for ((job, id), placed) in jobs.into_iter().zip(ids).zip(placed) {
+    fn publish(&self, jobs: Vec<SendJob>, placed: Vec<Placed>) {
+        for (job, placed) in jobs.into_iter().zip(placed) {
             let result = match placed {
-                Placed::New(seqs) => Ok(self.publish_one(&job.append, *id, &seqs)),
+                Placed::New {
+                    id,
+                    send_time,
+                    entries,
+                } => {
+                    self.publish_one(&job.append, id, send_time, &entries);
+                    Ok(Appended {
+                        seq: job.append.answered_seq(&entries),
+                        message_id: id,
+                        send_time,
+                        repeated: false,
+                    })
+                }
                 Placed::Repeat { id, seq, send_time } => Ok(Appended {
                     seq,
                     message_id: id,
@@ -328,30 +395,26 @@ impl Task {
                     repeated: true,
                 }),
                 Placed::Conflict => Err(append::conflict()),
+                Placed::NoSuchGroup => Err(Error::business(Code::NoSuchGroup, "no such group")),
+                Placed::NotInGroup => Err(Error::business(Code::NotInGroup, "not in the group")),
             };
             answer(job, result);
         }
     }
 
-    fn publish_one(&self, append: &Append, id: MessageId, seqs: &[Seq]) -> Appended {
+    fn publish_one(&self, append: &Append, id: MessageId, send_time: i64, entries: &[Entry]) {
         let router = &self.options.router;
         let mut template = None;
-        for (owner, seq) in append.owners.iter().zip(seqs) {
+        for (owner, seq) in entries {
             let topic = Topic::from(*owner);
             if !router.is_unheard(topic) {
                 let template = template.get_or_insert_with(|| {
-                    let message = pages::new_message(&append.message, id, &append.profile);
-                    Template::new(message, append.message.device)
+                    let mut message = pages::new_message(&append.message, id, &append.profile);
+                    message.send_time = send_time;
+                    Arc::new(Template::new(message, append.message.device))
                 });
                 router.publish(topic, *seq, template);
             }
-        }
-        let position = append.owners.iter().position(|o| *o == append.answer_owner);
-        Appended {
-            seq: position.map_or(Seq::ZERO, |at| seqs[at]),
-            message_id: id,
-            send_time: append.message.send_time,
-            repeated: false,
         }
     }
 
@@ -370,8 +433,27 @@ impl Task {
     }
 }
 
+impl Append {
+    /// The position that its sender is told.
+    fn answered_seq(&self, entries: &[Entry]) -> Seq {
+        let answered = entries
+            .iter()
+            .find(|(owner, _)| Some(*owner) == self.answer_owner);
+        answered.map_or(Seq::ZERO, |(_, seq)| *seq)
+    }
+}
+
+/// Whether a job has waited so long that its caller may not wait any more.
+fn is_late(since: Instant) -> bool {
+    since.elapsed() >= BATCH_DEADLINE
+}
+
+fn too_late() -> Error {
+    Error::try_again("the database is too slow, try again later")
+}
+
 /// Tells whoever waits; that nobody does any more is his affair.
-fn answer(job: Job, result: Result<Appended>) {
+fn answer(job: SendJob, result: Result<Appended>) {
     let _ = job.reply.send(result);
 }
 

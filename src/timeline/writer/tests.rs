@@ -32,6 +32,10 @@ async fn append_all(
     join_all(waiting.into_iter().map(done)).await
 }
 
+async fn look_up(world: &Timelines, send: &Append) -> Result<Option<Appended>> {
+    append::find_repeat(&world.store, &send.message, send.answer_owner).await
+}
+
 /// The positions and the contents of a user's timeline.
 async fn contents(world: &Timelines, user: i64) -> Vec<(i64, String)> {
     let rows = world.timeline(user).await.into_iter();
@@ -80,10 +84,7 @@ async fn repeat_gets_the_first_result_in_one_batch_and_over_batches() {
         testing::append(&restarted, repeat()).await.unwrap(),
         repeated
     );
-    assert_eq!(
-        append::find_repeat(&world.store, &repeat()).await.unwrap(),
-        Some(repeated)
-    );
+    assert_eq!(look_up(&world, &repeat()).await.unwrap(), Some(repeated));
 
     let stored = [(1, "hello".into()), (2, "other".into())];
     assert_eq!(contents(&world, 1).await, stored);
@@ -99,7 +100,7 @@ async fn id_used_for_another_message_is_refused() {
     assert_eq!(code(&batch[1]), Some(Code::BadRequest));
     let later = testing::append(&world.writer, send(1, &[1, 2], "a", b"three")).await;
     assert_eq!(code(&later), Some(Code::BadRequest));
-    let looked_up = append::find_repeat(&world.store, &send(1, &[1], "a", b"four")).await;
+    let looked_up = look_up(&world, &send(1, &[1], "a", b"four")).await;
     assert_eq!(code(&looked_up), Some(Code::BadRequest));
     // Another sender may use the same id, and no id is no repeat.
     let others = [

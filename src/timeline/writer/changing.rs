@@ -1,0 +1,178 @@
+//! Changes in their turns: each is a transaction of its own with the messages that announce it, and
+//! is handled after a failure as a batch of sends is.
+
+use std::time::Instant;
+
+use super::{PAUSE_MAX, PAUSE_MIN, Task, is_late, too_late, unknown_outcome};
+use crate::{
+    error::{Error, Result},
+    id::MessageId,
+    limits::{ANNOUNCEMENTS_MAX, BATCH_DEADLINE},
+    store::{
+        self, Failure, FailureKind, Outcome,
+        append::{Entry, Send},
+    },
+    timeline::{
+        append::Append,
+        change::{Stop, Work},
+        queue::ChangeJob,
+    },
+};
+
+/// A change that is written, and where its announcements stand.
+struct Written {
+    announcements: Vec<Append>,
+    entries: Vec<Vec<Entry>>,
+    epoch: i64,
+}
+
+/// An attempt that is not known to be stored.
+enum Failed {
+    /// The change was refused.
+    Refused(Error),
+    /// The database failed before the commit.
+    Before(Failure),
+    /// The database failed in the commit: it may be stored all the same.
+    InCommit(Failure, Written),
+}
+
+impl Task {
+    /// Makes a change, publishes what announces it, and answers.
+    pub(super) async fn change(&mut self, job: ChangeJob) {
+        let ChangeJob { mut work, since } = job;
+        if is_late(since) {
+            work.failed(too_late());
+            return;
+        }
+        match self.change_retrying(&mut *work).await {
+            Ok((written, ids)) => {
+                work.committed();
+                self.ids.use_up(written.announcements.len());
+                self.observe(written.epoch);
+                let announced = written.announcements.iter().zip(ids);
+                for ((append, id), entries) in announced.zip(&written.entries) {
+                    self.publish_one(append, id, append.message.send_time, entries);
+                }
+                work.done();
+            }
+            Err(error) => work.failed(error),
+        }
+    }
+
+    /// Runs the transaction until it is known what became of it, or the deadline has passed.
+    async fn change_retrying(&mut self, work: &mut dyn Work) -> Result<(Written, Vec<MessageId>)> {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let mut ids = self.peek_ids().await?;
+        let mut pause = PAUSE_MIN;
+        // What a commit with an unknown outcome would have led to.
+        let mut doubt: Option<Written> = None;
+        let mut look_up = false;
+        let mut duplicates = 0;
+        loop {
+            if look_up && let Some(written) = &doubt {
+                match self.is_made(written, &ids).await {
+                    Ok(true) => {
+                        return doubt
+                            .map(|written| (written, ids))
+                            .ok_or_else(unknown_outcome);
+                    }
+                    Ok(false) => look_up = false,
+                    Err(error) => tracing::warn!(%error, "looking up a commit failed"),
+                }
+            } else {
+                look_up = false;
+            }
+            if !look_up {
+                let failure = match self.attempt_change(work, &ids).await {
+                    Ok(written) => return Ok((written, ids)),
+                    Err(Failed::Refused(error)) => return Err(error),
+                    Err(Failed::Before(failure)) => failure,
+                    Err(Failed::InCommit(failure, written)) => {
+                        look_up = true;
+                        doubt = Some(written);
+                        failure
+                    }
+                };
+                match store::failure_kind(&failure) {
+                    FailureKind::Transient | FailureKind::Away => {
+                        tracing::warn!(error = %failure, "a change was not made yet");
+                    }
+                    // Another instance made the same one, or a commit in doubt was made after all.
+                    FailureKind::Duplicate if duplicates == 0 => {
+                        duplicates += 1;
+                        look_up = true;
+                    }
+                    // After a restore the database hands out ids once more.
+                    FailureKind::Duplicate if duplicates == 1 => {
+                        duplicates += 1;
+                        self.ids.forget();
+                        ids = self.peek_ids().await?;
+                    }
+                    FailureKind::Duplicate | FailureKind::Other => {
+                        return Err(Error::wrap("make a change", failure));
+                    }
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                // They may be taken.
+                self.ids.forget();
+                return Err(unknown_outcome());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One transaction.
+    async fn attempt_change(
+        &self,
+        work: &mut dyn Work,
+        ids: &[MessageId],
+    ) -> Result<Written, Failed> {
+        let tx = self.options.store.begin_raw().await?;
+        let announcements = work.apply(&tx).await.map_err(|stop| match stop {
+            Stop::Refused(error) => Failed::Refused(error),
+            Stop::Failed(failure) => Failed::Before(failure),
+        })?;
+        if announcements.len() > ids.len() {
+            let error = Error::internal("a change is announced by too many messages");
+            return Err(Failed::Refused(error));
+        }
+        let sends = announcements.iter().zip(ids);
+        let sends: Vec<Send> = sends.map(|(send, id)| send.as_stored(*id)).collect();
+        let entries = store::append::within(tx.conn(), &sends).await?;
+        let epoch = store::cluster::epoch_raw(tx.conn()).await?;
+        let written = Written {
+            announcements,
+            entries,
+            epoch,
+        };
+        match tx.commit_raw().await {
+            Ok(()) => Ok(written),
+            Err(failure) => Err(Failed::InCommit(failure, written)),
+        }
+    }
+
+    /// After a commit whose outcome is unknown: whether the change was made. One that is announced
+    /// by nothing counts as not made, as it can be made again.
+    async fn is_made(&self, written: &Written, ids: &[MessageId]) -> Outcome<bool> {
+        let Some(first) = written.announcements.first() else {
+            return Ok(false);
+        };
+        let stored = store::message::stored(self.options.store.reader(), &ids[..1]).await?;
+        Ok(stored
+            .iter()
+            .any(|known| known.digest == first.message.digest))
+    }
+
+    async fn peek_ids(&mut self) -> Result<Vec<MessageId>> {
+        let ids = self.ids.peek(&self.options.store, ANNOUNCEMENTS_MAX);
+        Ok(ids.await?)
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Before(failure)
+    }
+}
