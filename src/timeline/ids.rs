@@ -15,21 +15,10 @@ pub(super) struct MessageIds {
 }
 
 impl MessageIds {
-    /// The next `count` ids; a new block is taken where the old one has too few.
-    pub(super) async fn take(&mut self, store: &Store, count: usize) -> Outcome<Vec<MessageId>> {
-        let mut ids: Vec<MessageId> = self.left.by_ref().take(count).map(MessageId).collect();
-        while ids.len() < count {
-            self.left = store::id_block::take(store, "message", MESSAGE_ID_BLOCK).await?;
-            let missing = count - ids.len();
-            ids.extend(self.left.by_ref().take(missing).map(MessageId));
-        }
-        Ok(ids)
-    }
-
     /// The ids that the next `count` messages get, should they be stored: a new block is taken where
     /// the old one has too few. They stay in the block until they are [used](Self::use_up).
     pub(super) async fn peek(&mut self, store: &Store, count: usize) -> Outcome<Vec<MessageId>> {
-        if self.left.clone().count() < count {
+        if self.left.end - self.left.start < count as i64 {
             self.left = store::id_block::take(store, "message", MESSAGE_ID_BLOCK).await?;
         }
         Ok(self.left.clone().take(count).map(MessageId).collect())

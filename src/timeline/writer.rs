@@ -419,10 +419,17 @@ impl Task {
     }
 
     async fn take_ids(&mut self, count: usize, deadline: Instant) -> Result<Vec<MessageId>> {
+        let ids = self.peek_ids(count, deadline).await?;
+        self.ids.use_up(count);
+        Ok(ids)
+    }
+
+    /// The next ids, which stay in the block.
+    async fn peek_ids(&mut self, count: usize, deadline: Instant) -> Result<Vec<MessageId>> {
         let mut pause = PAUSE_MIN;
         loop {
-            let taken: Outcome<_> = self.ids.take(&self.options.store, count).await;
-            match taken {
+            let seen: Outcome<_> = self.ids.peek(&self.options.store, count).await;
+            match seen {
                 Ok(ids) => return Ok(ids),
                 Err(error) if Instant::now() + pause >= deadline => return Err(error.into()),
                 Err(error) => tracing::warn!(%error, "message ids could not be taken yet"),
@@ -457,5 +464,7 @@ fn answer(job: SendJob, result: Result<Appended>) {
     let _ = job.reply.send(result);
 }
 
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod tests;

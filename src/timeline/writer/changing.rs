@@ -62,7 +62,7 @@ impl Task {
     /// Runs the transaction until it is known what became of it, or the deadline has passed.
     async fn change_retrying(&mut self, work: &mut dyn Work) -> Result<(Written, Vec<MessageId>)> {
         let deadline = Instant::now() + BATCH_DEADLINE;
-        let mut ids = self.peek_ids().await?;
+        let mut ids = self.peek_ids(ANNOUNCEMENTS_MAX, deadline).await?;
         let mut pause = PAUSE_MIN;
         // What a commit with an unknown outcome would have led to.
         let mut doubt: Option<Written> = None;
@@ -106,7 +106,7 @@ impl Task {
                     FailureKind::Duplicate if duplicates == 1 => {
                         duplicates += 1;
                         self.ids.forget();
-                        ids = self.peek_ids().await?;
+                        ids = self.peek_ids(ANNOUNCEMENTS_MAX, deadline).await?;
                     }
                     FailureKind::Duplicate | FailureKind::Other => {
                         return Err(Error::wrap("make a change", failure));
@@ -163,11 +163,6 @@ impl Task {
         Ok(stored
             .iter()
             .any(|known| known.digest == first.message.digest))
-    }
-
-    async fn peek_ids(&mut self) -> Result<Vec<MessageId>> {
-        let ids = self.ids.peek(&self.options.store, ANNOUNCEMENTS_MAX);
-        Ok(ids.await?)
     }
 }
 
