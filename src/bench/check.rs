@@ -27,7 +27,7 @@ struct Sender {
 /// What one device was given, and what was wrong with it.
 #[derive(Debug)]
 pub struct Inbox {
-    user_id: i64,
+    receiver_id: i64,
     run: u32,
     order: SenderOrder,
     seqs: Ranges,
@@ -61,10 +61,11 @@ pub struct Faults {
 }
 
 impl Inbox {
-    /// The empty inbox of the user `user_id` in the run `run`.
-    pub fn new(user_id: i64, run: u32, order: SenderOrder) -> Self {
+    /// The empty inbox for messages to `receiver_id`, the device's user or a group or room, in the
+    /// run `run`.
+    pub fn new(receiver_id: i64, run: u32, order: SenderOrder) -> Self {
         Self {
-            user_id,
+            receiver_id,
             run,
             order,
             seqs: Ranges::default(),
@@ -74,13 +75,14 @@ impl Inbox {
         }
     }
 
-    /// Notes a message the device was given, pushed or in a page.
+    /// Notes a message the device was given, pushed or in a page. The seq 0 is no position: the
+    /// message was not stored, or stands on another timeline.
     pub fn given(&mut self, receiver_id: i64, seq: i64, content: &[u8]) -> Arrival {
         let stamp = Stamp::parse(content).filter(|stamp| stamp.run == self.run);
-        if stamp.is_some() && receiver_id != self.user_id {
+        if stamp.is_some() && receiver_id != self.receiver_id {
             self.faults.misdelivered += 1;
         }
-        let new_seq = self.seqs.insert(seq);
+        let new_seq = seq == 0 || self.seqs.insert(seq);
         let new_counter = stamp.is_none_or(|s| {
             let sender = self.senders.entry(s.sender).or_default();
             sender.counters.insert(s.counter.into())
@@ -98,7 +100,7 @@ impl Inbox {
     }
 
     fn check_order(&mut self, seq: i64, stamp: Option<Stamp>) {
-        let mut in_order = seq > self.last_seq;
+        let mut in_order = seq == 0 || seq > self.last_seq;
         self.last_seq = self.last_seq.max(seq);
         if let Some(stamp) = stamp
             && let Some(sender) = self.senders.get_mut(&stamp.sender)
@@ -111,9 +113,9 @@ impl Inbox {
         }
     }
 
-    /// Notes the position a reply gave to one of the user's own sends.
+    /// Notes the position a reply gave to one of the user's own sends; 0: none.
     pub fn replied(&mut self, seq: i64) {
-        if !self.seqs.insert(seq) {
+        if seq != 0 && !self.seqs.insert(seq) {
             self.faults.duplicates += 1;
         }
     }
@@ -332,6 +334,19 @@ mod tests {
             give(&mut inbox, 3, 2, 1);
             assert_eq!(verdict(&inbox, 1..=2).disorder, disorder);
         }
+    }
+
+    #[test]
+    fn messages_without_a_position_are_told_apart_by_their_counters() {
+        let mut inbox = inbox();
+        for counter in [1, 2, 4, 3] {
+            assert!(matches!(give(&mut inbox, 0, 1, counter), Arrival::New(_)));
+        }
+        assert_eq!(give(&mut inbox, 0, 1, 2), Arrival::Repeated);
+        inbox.replied(0);
+        let verdict = verdict(&inbox, 1..=5);
+        assert_eq!((verdict.lost, verdict.duplicates), (1, 1));
+        assert_eq!((verdict.disorder, verdict.gaps), (1, 0));
     }
 
     #[test]
