@@ -32,6 +32,29 @@ const ATTEMPTS_MAX: u32 = 6;
 /// The wait before the second attempt; it doubles.
 const BACKOFF: Duration = Duration::from_millis(100);
 
+/// Which accounts are meant: their phone numbers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Roster {
+    /// Each with a device of its own.
+    Online,
+    /// Users only: each is signed out again by the next one on the same device.
+    Offline,
+}
+
+impl Roster {
+    /// A country code nobody has.
+    fn country(self) -> &'static str {
+        match self {
+            Self::Online => "+999",
+            Self::Offline => "+998",
+        }
+    }
+
+    fn phone_number(self, seed: u16, number: usize) -> String {
+        format!("{}{seed:04}{number:08}", self.country())
+    }
+}
+
 /// A user with one device that is signed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -58,7 +81,7 @@ pub async fn provide(bench: &Bench, count: u32) -> Result<Vec<Account>> {
         accounts.clear();
     }
     if accounts.len() < count {
-        let created = create(bench, accounts.len(), count).await?;
+        let created = create(bench, Roster::Online, accounts.len(), count).await?;
         accounts.extend(created);
         if let Some(path) = path {
             save(path, &accounts).internal("writing the accounts file")?;
@@ -66,6 +89,33 @@ pub async fn provide(bench: &Bench, count: u32) -> Result<Vec<Account>> {
     }
     accounts.truncate(count);
     Ok(accounts)
+}
+
+/// Provides `count` users without a device: from a file beside that of the accounts as far as it
+/// holds them, the rest anew. Returns their ids; `asker` looks whether the file is this database's.
+pub async fn provide_offline(bench: &Bench, asker: &Account, count: u32) -> Result<Vec<i64>> {
+    let count = count as usize;
+    let path = bench.common.accounts.as_deref();
+    let path = path.map(|path| path.with_extension("offline"));
+    let mut users = match &path {
+        Some(path) => load(path)?,
+        None => Vec::new(),
+    };
+    if let Some(first) = users.first()
+        && !is_known(bench, asker, first).await?
+    {
+        eprintln!("the offline users in the file are not this database's: creating new ones");
+        users.clear();
+    }
+    if users.len() < count {
+        let created = create(bench, Roster::Offline, users.len(), count).await?;
+        users.extend(created);
+        if let Some(path) = path {
+            save(&path, &users).internal("writing the file of offline users")?;
+        }
+    }
+    users.truncate(count);
+    Ok(users.into_iter().map(|user| user.user_id).collect())
 }
 
 fn load(path: &Path) -> Result<Vec<Account>> {
@@ -114,8 +164,20 @@ async fn is_valid(grpc: &Grpc, account: &Account) -> Result<bool> {
     }
 }
 
-/// Creates the accounts with the numbers `from..to`.
-async fn create(bench: &Bench, from: usize, to: usize) -> Result<Vec<Account>> {
+/// Whether the first of the offline users is the user he was when he was created.
+async fn is_known(bench: &Bench, asker: &Account, first: &Account) -> Result<bool> {
+    let ask = pb::SearchUserReq {
+        key: Roster::Offline.phone_number(bench.common.seed, 0),
+    };
+    let request = grpc::request(ask, &grpc::credentials(asker)?);
+    let found = bench.grpc.user(0).search_user(request).await;
+    let found = found.internal("looking up an offline user")?.into_inner();
+    let ids = found.users.iter().map(|user| user.user_id);
+    Ok(ids.into_iter().any(|id| id == first.user_id))
+}
+
+/// Creates the accounts of `roster` with the numbers `from..to`.
+async fn create(bench: &Bench, roster: Roster, from: usize, to: usize) -> Result<Vec<Account>> {
     let made = Arc::new(Mutex::new(Vec::with_capacity(to - from)));
     let next = Arc::new(AtomicUsize::new(from));
     let done = Arc::new(AtomicU64::new(0));
@@ -132,8 +194,11 @@ async fn create(bench: &Bench, from: usize, to: usize) -> Result<Vec<Account>> {
     let workers: Vec<_> = (0..CREATING_MAX.min(to - from))
         .map(|worker| {
             let (made, next, done) = (Arc::clone(&made), Arc::clone(&next), Arc::clone(&done));
-            let creator = Creator::new(bench, worker);
+            let mut creator = Creator::new(bench, roster, worker);
             bench.tasks.spawn(async move {
+                if roster == Roster::Offline {
+                    creator.shared_device = Some(creator.register().await?);
+                }
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= to {
@@ -160,18 +225,23 @@ async fn create(bench: &Bench, from: usize, to: usize) -> Result<Vec<Account>> {
 
 struct Creator {
     grpc: Grpc,
+    roster: Roster,
     worker: usize,
     seed: u16,
     code: String,
+    /// The device that all sign in on, where they have none of their own.
+    shared_device: Option<i64>,
 }
 
 impl Creator {
-    fn new(bench: &Bench, worker: usize) -> Self {
+    fn new(bench: &Bench, roster: Roster, worker: usize) -> Self {
         Self {
             grpc: bench.grpc.clone(),
+            roster,
             worker,
             seed: bench.common.seed,
             code: bench.common.test_code.clone(),
+            shared_device: None,
         }
     }
 
@@ -190,6 +260,29 @@ impl Creator {
     }
 
     async fn try_create(&self, number: usize) -> Result<Account, Failure> {
+        let device_id = match self.shared_device {
+            Some(device_id) => device_id,
+            None => self.register().await?,
+        };
+        let sign_in = pb::SignInReq {
+            phone_number: self.roster.phone_number(self.seed, number),
+            code: self.code.clone(),
+            device_id,
+            password: String::new(),
+        };
+        let mut client = self.grpc.user(self.worker);
+        let signed_in = client.sign_in(sign_in).await?.into_inner();
+        Ok(Account {
+            user_id: signed_in.user_id,
+            device_id,
+            token: match self.roster {
+                Roster::Online => signed_in.token,
+                Roster::Offline => String::new(),
+            },
+        })
+    }
+
+    async fn register(&self) -> Result<i64, Failure> {
         const WEB: i32 = 5;
         let device = pb::RegisterDeviceReq {
             r#type: WEB,
@@ -198,26 +291,9 @@ impl Creator {
             system_version: "1".to_owned(),
             sdk_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let registered = self.grpc.logic(self.worker).register_device(device).await?;
-        let device_id = registered.into_inner().device_id;
-        let sign_in = pb::SignInReq {
-            // +999 is a country code nobody has.
-            phone_number: format!("+999{:04}{number:08}", self.seed),
-            code: self.code.clone(),
-            device_id,
-            password: String::new(),
-        };
-        let signed_in = self
-            .grpc
-            .user(self.worker)
-            .sign_in(sign_in)
-            .await?
-            .into_inner();
-        Ok(Account {
-            user_id: signed_in.user_id,
-            device_id,
-            token: signed_in.token,
-        })
+        let mut client = self.grpc.logic(self.worker);
+        let registered = client.register_device(device).await?.into_inner();
+        Ok(registered.device_id)
     }
 }
 
@@ -230,6 +306,22 @@ pub fn is_busy(failure: &Failure) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
+
+    #[test]
+    fn phone_numbers_are_as_long_as_they_may_be_and_differ() {
+        let numbers = [
+            Roster::Online.phone_number(1, 99_999_999),
+            Roster::Offline.phone_number(1, 99_999_999),
+            Roster::Offline.phone_number(9_999, 0),
+        ];
+        assert!(
+            numbers
+                .iter()
+                .all(|n| n.len() == limits::PHONE_NUMBER_BYTES_MAX)
+        );
+        assert!(numbers[0] != numbers[1] && numbers[1] != numbers[2]);
+    }
 
     #[test]
     fn accounts_come_back_from_the_file() {
@@ -240,7 +332,12 @@ mod tests {
             .map(|n| Account {
                 user_id: n,
                 device_id: n + 10,
-                token: format!("t-{n}"),
+                // Offline users have none.
+                token: if n == 2 {
+                    String::new()
+                } else {
+                    format!("t-{n}")
+                },
             })
             .collect();
         save(&path, &accounts).unwrap();

@@ -4,13 +4,15 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Subcommand, ValueEnum, value_parser};
 
-use super::stamp::CONTENT_BYTES_MIN;
+use super::{fanout, stamp::CONTENT_BYTES_MIN};
 use crate::limits;
 
 /// Most connections one run opens; the limit of open files usually comes first.
-const DEVICES_MAX: i64 = 1_000_000;
-const CONTENT_MIN: i64 = CONTENT_BYTES_MIN as i64;
-const CONTENT_MAX: i64 = limits::CONTENT_BYTES_MAX as i64;
+pub const DEVICES_MAX: i64 = 1_000_000;
+/// Smallest `message_content` in bytes.
+pub const CONTENT_MIN: i64 = CONTENT_BYTES_MIN as i64;
+/// Largest `message_content` in bytes.
+pub const CONTENT_MAX: i64 = limits::CONTENT_BYTES_MAX as i64;
 
 /// Arguments of `im bench`.
 #[derive(Debug, clap::Args)]
@@ -18,9 +20,20 @@ pub struct Args {
     /// What every scenario needs.
     #[command(flatten)]
     pub common: Common,
-    /// What is to be measured.
+    /// What is to be done.
     #[command(subcommand)]
-    pub scenario: Scenario,
+    pub command: Command,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// To measure.
+    #[command(flatten)]
+    Measure(Scenario),
+    /// The process that `fanout --floor` starts
+    #[command(hide = true)]
+    Relay(fanout::RelayArgs),
 }
 
 /// What every scenario needs.
@@ -119,6 +132,8 @@ pub enum Scenario {
     Sync(Sync),
     /// All devices sign in at once, again and again
     Storm(Storm),
+    /// Messages to a group or a room, each given to all who are online
+    Fanout(fanout::Fanout),
 }
 
 /// Options of `chat`.
@@ -287,6 +302,7 @@ mod tests {
             "bench chat --in-flight 0",
             "bench idle --devices 0",
             "bench idle --transport udp",
+            "bench fanout",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

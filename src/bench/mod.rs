@@ -6,7 +6,8 @@
 //! hangs on a server that does. It shares the machine with the server, so one connection is one
 //! task without buffers of its own, and nothing is spawned per message.
 //!
-//! - scenarios: `chat`, `idle`, `sync` (with `fill` and `pull`), `storm`; `background` beside them
+//! - scenarios: `chat`, `idle`, `sync` (with `fill` and `pull`), `storm`, `fanout`; `background`
+//!   beside them
 //! - devices: `accounts` makes them, `open` connects them, `device` and `fleet` keep them online,
 //!   `drive` makes them send
 //! - the wire: `client`, `websocket`, `grpc`, `stamp`, `failure`
@@ -21,6 +22,7 @@ mod client;
 mod device;
 mod drive;
 mod failure;
+mod fanout;
 mod fill;
 mod fleet;
 mod grpc;
@@ -44,7 +46,7 @@ use tokio::{net::lookup_host, time::timeout};
 
 pub use self::args::Args;
 use self::{
-    args::{Common, Scenario, Transport},
+    args::{Command, Common, Scenario, Transport},
     check::Verdict,
     client::Target,
     grpc::Grpc,
@@ -68,19 +70,27 @@ const END_DEADLINE: Duration = Duration::from_secs(5);
 /// The server could not be reached or refused what every client needs; or messages were lost,
 /// given twice, skipped or out of order.
 pub async fn run(args: Args) -> Result<()> {
-    let json = args.common.json;
-    let bench = Bench::new(args.common).await?;
+    match &args.command {
+        Command::Measure(scenario) => measure(args.common, scenario).await,
+        Command::Relay(options) => fanout::relay(options).await,
+    }
+}
+
+async fn measure(common: Common, scenario: &Scenario) -> Result<()> {
+    let json = common.json;
+    let bench = Bench::new(common).await?;
     if bench.probe.read().await.is_none() {
         eprintln!(
             "the server's CPU time and memory cannot be read: {:?}",
             bench.probe
         );
     }
-    let outcome = match &args.scenario {
+    let outcome = match scenario {
         Scenario::Chat(options) => chat::run(&bench, options).await,
         Scenario::Idle(options) => idle::run(&bench, options).await,
         Scenario::Sync(options) => sync::run(&bench, options).await,
         Scenario::Storm(options) => storm::run(&bench, options).await,
+        Scenario::Fanout(options) => fanout::run(&bench, options).await,
     };
     bench.tasks.stop().cancel();
     // What does not end by then ends with the process.
@@ -120,7 +130,7 @@ impl Bench {
         };
         Ok(Self {
             tasks: Tasks::default(),
-            grpc: Grpc::connect(grpc, common.grpc_connections.into()).await?,
+            grpc: Grpc::connect("--grpc", grpc, common.grpc_connections.into()).await?,
             target: Arc::new(target),
             probe,
             common,

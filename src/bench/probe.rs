@@ -23,6 +23,13 @@ pub struct Usage {
     pub resident_bytes: f64,
 }
 
+impl Usage {
+    /// CPU time since `before` for each of `operations`, in microseconds; `None` for no operation.
+    pub fn cpu_each_us(self, before: Self, operations: u64) -> Option<f64> {
+        (operations > 0).then(|| (self.cpu_s - before.cpu_s) * 1e6 / operations as f64)
+    }
+}
+
 /// Where the server's usage is read.
 #[derive(Clone, Copy, Debug)]
 pub enum Probe {

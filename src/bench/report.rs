@@ -66,11 +66,9 @@ impl Report {
         let (Some(before), Some(after)) = (before, after) else {
             return;
         };
-        let cpu_s = after.cpu_s - before.cpu_s;
-        self.figure("server_cpu_s", round(cpu_s));
-        if operations > 0 {
-            let each = cpu_s * 1e6 / operations as f64;
-            self.figure("server_cpu_per_operation_us", round(each));
+        self.figure("server_cpu_s", round(after.cpu_s - before.cpu_s));
+        if let Some(us) = after.cpu_each_us(before, operations) {
+            self.figure("server_cpu_per_operation_us", round(us));
         }
         self.memory("server_memory_before_mib", before);
         self.memory("server_memory_after_mib", after);
