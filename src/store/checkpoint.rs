@@ -16,8 +16,11 @@ use tokio::sync::Notify;
 
 use super::Store;
 
-/// Rows appended after which the log is folded: some 16 MiB of it.
+/// Rows written after which the log is folded: some 16 MiB of it.
 const ROWS_MAX: usize = 4_000;
+
+/// What a transaction counts for that is not an append: most write a few pages.
+pub(super) const TRANSACTION_ROWS: usize = 16;
 
 /// How much the log has grown since it was folded.
 #[derive(Debug, Default)]

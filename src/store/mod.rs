@@ -101,6 +101,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Tx {
     tx: DatabaseTransaction,
+    log_growth: Arc<Growth>,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -198,7 +199,11 @@ impl Store {
         };
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let tx = self.write.begin_with_options(options).await?;
-        Ok(Tx { tx, _turn: turn })
+        Ok(Tx {
+            tx,
+            log_growth: Arc::clone(&self.log_growth),
+            _turn: turn,
+        })
     }
 
     /// Closes all connections; on SQLite the write-ahead log is folded into the file.
@@ -226,12 +231,14 @@ impl Tx {
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) or an internal error; the outcome is then
     /// unknown.
     pub async fn commit(self) -> Result<()> {
-        Ok(self.tx.commit().await?)
+        Ok(self.commit_raw().await?)
     }
 
     /// As [`Tx::commit`], for those who handle each kind of failure themselves.
     pub(crate) async fn commit_raw(self) -> Outcome<()> {
-        self.tx.commit().await
+        self.tx.commit().await?;
+        self.log_growth.add(checkpoint::TRANSACTION_ROWS);
+        Ok(())
     }
 }
 
