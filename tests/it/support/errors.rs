@@ -8,11 +8,16 @@ use tonic_types::StatusExt;
 
 pub const SIGN_IN_AGAIN: i32 = 10000;
 pub const BAD_REQUEST: i32 = 10001;
+pub const NOT_ALLOWED: i32 = 10002;
 pub const TOO_MANY_REQUESTS: i32 = 10003;
 pub const WRONG_CODE: i32 = 10010;
+pub const NOT_IN_GROUP: i32 = 10011;
+pub const NOT_FRIENDS: i32 = 10012;
 pub const NO_SUCH_GROUP: i32 = 10013;
 pub const NO_SUCH_DEVICE: i32 = 10014;
+pub const FRIENDS_ALREADY: i32 = 10015;
 pub const NO_SUCH_USER: i32 = 10016;
+pub const GROUP_IS_FULL: i32 = 10018;
 
 /// The business code that a gRPC error carries, or 0.
 pub fn code(status: &Status) -> i32 {
@@ -39,7 +44,10 @@ fn grpc_code(code: i32) -> Code {
     match code {
         SIGN_IN_AGAIN | WRONG_CODE => Code::Unauthenticated,
         BAD_REQUEST => Code::InvalidArgument,
+        NOT_ALLOWED | NOT_IN_GROUP | NOT_FRIENDS => Code::PermissionDenied,
         TOO_MANY_REQUESTS => Code::ResourceExhausted,
+        FRIENDS_ALREADY => Code::AlreadyExists,
+        GROUP_IS_FULL => Code::FailedPrecondition,
         NO_SUCH_GROUP | NO_SUCH_DEVICE | NO_SUCH_USER => Code::NotFound,
         other => panic!("no test expects {other} yet"),
     }

@@ -2,12 +2,20 @@
 
 pub mod api;
 pub mod connection;
+pub mod crowd;
 pub mod device;
 pub mod errors;
+pub mod events;
+pub mod friends;
+pub mod group_history;
+pub mod groups;
 pub mod history;
 pub mod http;
+pub mod internal;
 pub mod messages;
 pub mod process;
+pub mod pull;
+pub mod rooms;
 pub mod server;
 pub mod wait;
 pub mod wire;
