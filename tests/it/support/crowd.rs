@@ -40,11 +40,6 @@ impl Api {
         by_id(all(parts.map(create)).await.concat())
     }
 
-    /// `count` more devices of an account.
-    pub async fn more_devices_of(&self, user: &Device, count: usize) -> Vec<Device> {
-        all((0..count).map(async |_| self.another_device_of(user).await)).await
-    }
-
     /// A connection of each device, over TCP and WebSocket by turns.
     pub async fn connect_all(&self, devices: &[Device]) -> Vec<Connection> {
         let transports = BOTH.into_iter().cycle();

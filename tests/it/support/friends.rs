@@ -52,11 +52,4 @@ impl Api {
         friends.sort_by_key(|friend| friend.user_id);
         friends
     }
-
-    /// Makes two users friends.
-    pub async fn befriend(&self, one: &Device, other: &Device) {
-        self.ask_plainly(one, other.user_id).await.expect("asked");
-        let agreed = self.agree(other, one.user_id, "").await;
-        agreed.expect("agreed");
-    }
 }

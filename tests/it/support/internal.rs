@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use im::pb::{
-    Command, Device as DeviceInfo, GetDeviceReq, IntSendMessageReq, MessageType, PushToAllReq,
-    PushToRoomReq, PushToUsersReq, SendMessageReq, SendMessageResp, SenderType, Text,
+    Command, IntSendMessageReq, MessageType, PushToAllReq, PushToRoomReq, PushToUsersReq,
+    SendMessageReq, SendMessageResp, SenderType, Text,
 };
 use prost::Message as _;
 use tonic::Status;
@@ -66,14 +66,5 @@ impl Api {
             message_content: content.into(),
         };
         self.push_to_room(request).await.expect("PushToRoom");
-    }
-
-    /// What a business is told of a device.
-    pub async fn device(&self, device_id: i64) -> DeviceInfo {
-        let mut internal = self.internal();
-        let request = GetDeviceReq { device_id };
-        let answer = soon("GetDevice", internal.get_device(request)).await;
-        let device = answer.expect("GetDevice").into_inner().device;
-        device.expect("a device")
     }
 }
