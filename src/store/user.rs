@@ -30,8 +30,8 @@ pub struct Changes {
     pub extra: String,
 }
 
-/// The columns of a user's profile: id, nickname, avatar URL, extra.
-pub type ProfileRow = (i64, String, String, String);
+/// The columns of a user's profile: id, nickname, sex, avatar URL, extra.
+pub type ProfileRow = (i64, String, i16, String, String);
 
 /// An account.
 ///
@@ -137,6 +137,7 @@ pub async fn profiles(conn: &impl Conn, users: &[UserId]) -> Result<Vec<ProfileR
         .columns([
             Column::Id,
             Column::Nickname,
+            Column::Sex,
             Column::AvatarUrl,
             Column::Extra,
         ])

@@ -17,6 +17,8 @@ use crate::{
 pub struct Profile {
     /// How the user wants to be called.
     pub nickname: String,
+    /// 0 unknown, 1 male, 2 female.
+    pub sex: i16,
     /// Where the picture is.
     pub avatar_url: String,
     /// Whatever the business keeps with the user.
@@ -90,10 +92,11 @@ impl Directory {
             .collect();
         let rows = within_deadline(store::user::profiles(self.store.reader(), users)).await?;
         let mut found = HashMap::with_capacity(rows.len());
-        for (id, nickname, avatar_url, extra) in rows {
+        for (id, nickname, sex, avatar_url, extra) in rows {
             let user = UserId(id);
             let profile = Arc::new(Profile {
                 nickname,
+                sex,
                 avatar_url,
                 extra,
             });
