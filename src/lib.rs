@@ -13,6 +13,7 @@ pub mod delivery;
 pub mod device;
 pub mod error;
 pub mod gateway;
+pub mod group;
 pub mod grpc;
 pub mod http;
 pub mod id;

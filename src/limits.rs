@@ -131,6 +131,21 @@ pub const LARGE_JOBS_WAITING_MAX: usize = 64;
 pub const LARGE_JOB_TURN: usize = 4;
 /// Most messages that announce one change of a group.
 pub const ANNOUNCEMENTS_MAX: usize = 256;
+/// The largest member in an event that announces him: his profile, without remarks and extra, which
+/// he has none of yet. Nine fields, each counted as a two-byte tag and a full varint.
+const ADDED_MEMBER_BYTES_MAX: usize =
+    NICKNAME_BYTES_MAX + AVATAR_URL_BYTES_MAX + EXTRA_BYTES_MAX + 9 * (2 + VARINT_MAX);
+/// Bytes of members in one event; what remains of the content is for the rest of the event (who did
+/// it, in which group) and the command around it, six fields in all.
+pub const EVENT_MEMBERS_BYTES_MAX: usize =
+    CONTENT_BYTES_MAX - NICKNAME_BYTES_MAX - 6 * (2 + VARINT_MAX);
+const _: () = assert!(
+    // The creator is announced besides those he names; in a large group each event goes to the
+    // group's timeline and, once more, to those it names.
+    2 * (GROUP_CALL_USERS_MAX + 1).div_ceil(EVENT_MEMBERS_BYTES_MAX / ADDED_MEMBER_BYTES_MAX)
+        <= ANNOUNCEMENTS_MAX,
+    "the most members of one call, with the largest profiles, must be announced"
+);
 /// Message ids taken from the database at once.
 pub const MESSAGE_ID_BLOCK: i64 = 10_000;
 const _: () = assert!(BATCH_SENDS_MAX as i64 <= MESSAGE_ID_BLOCK);

@@ -12,6 +12,7 @@ use crate::{
     delivery::{bridge::in_process::InProcess, registry::Registry, router::Router},
     device::{Description, Devices},
     error::Result,
+    group::{self, Groups},
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
     members::Members,
@@ -40,6 +41,7 @@ pub struct World {
     pub accounts: Arc<Accounts>,
     pub devices: Devices,
     pub messages: Arc<Messages>,
+    pub groups: Arc<Groups>,
     _folder: TempDir,
 }
 
@@ -84,11 +86,13 @@ impl World {
             tasks,
             sign_in,
         );
+        let sending = sending(&store, &directory, &clock);
         Self {
             accounts: Arc::new(accounts.await.unwrap()),
             devices: Devices::new(store.clone(), Arc::clone(&clock) as _),
             registry,
-            messages: messages(&store, &directory, &clock),
+            groups: Arc::new(groups(&sending)),
+            messages: Arc::new(Messages::new(sending)),
             authenticator,
             directory,
             store,
@@ -221,18 +225,18 @@ fn start_writer(
     Writer::start(options, tasks, || {})
 }
 
-fn messages(
+fn sending(
     store: &Store,
     directory: &Arc<Directory>,
     clock: &Arc<clock::Manual>,
-) -> Arc<Messages> {
+) -> message::Options {
     // Tests wait for the tasks of the accounts; the writer never ends.
     let tasks = Tasks::default();
     let metrics = Arc::new(Metrics::default());
     let bridge = Arc::new(InProcess);
     let router = Arc::new(Router::new(bridge, tasks.clone(), Arc::clone(&metrics)));
     let writer = start_writer(store, &router, &metrics, &tasks);
-    Arc::new(Messages::new(message::Options {
+    message::Options {
         store: store.clone(),
         writer,
         router,
@@ -241,5 +245,22 @@ fn messages(
         registry: Arc::default(),
         clock: Arc::clone(clock) as _,
         metrics,
-    }))
+    }
+}
+
+/// Groups that share a writer and what is remembered of members with sending, bounded as by
+/// default.
+fn groups(sending: &message::Options) -> Groups {
+    Groups::new(group::Options {
+        store: sending.store.clone(),
+        writer: sending.writer.clone(),
+        directory: Arc::clone(&sending.directory),
+        members: Arc::clone(&sending.members),
+        clock: Arc::clone(&sending.clock),
+        limits: config::Groups {
+            small_members_max: 500,
+            large_members_max: 1_000_000,
+            large_groups_per_user_max: 5_000,
+        },
+    })
 }
