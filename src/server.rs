@@ -13,7 +13,7 @@ use crate::{
     device::Devices,
     error::{Error, Result},
     gateway::{self, Gateway, websocket},
-    grpc, http,
+    group, grpc, http,
     lifecycle::{Shutdown, Tasks},
     limits::DATABASE_CLOSE_MAX,
     listen::{Listener, Listeners},
@@ -155,6 +155,14 @@ impl Server {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         }));
+        let group_service = Arc::new(group::Groups::new(group::Options {
+            store: store.clone(),
+            writer: writer.clone(),
+            directory: Arc::clone(&directory),
+            members: Arc::clone(&members),
+            clock: Arc::clone(&clock),
+            limits: config.groups.clone(),
+        }));
         let sign_ins = SignIns::start(
             store.clone(),
             Arc::clone(&clock),
@@ -189,6 +197,7 @@ impl Server {
             accounts: Arc::clone(&accounts),
             devices: devices.clone(),
             messages,
+            groups: group_service,
         });
         let external = external.await?;
         let internal = grpc::internal(grpc::Internal {

@@ -3,6 +3,7 @@
 
 use crate::{
     device::{Description, Device},
+    group::{Details, Group, MemberDetails, NewGroup},
     pb,
     user::{Changes, User},
 };
@@ -52,6 +53,50 @@ pub(super) fn device(device: Device, status: i32) -> pb::Device {
         status,
         create_time: seconds(device.created_at),
         update_time: seconds(device.updated_at),
+    }
+}
+
+pub(super) fn new_group(request: pb::CreateGroupReq) -> NewGroup {
+    NewGroup {
+        kind: request.r#type,
+        details: Details {
+            name: request.name,
+            avatar_url: request.avatar_url,
+            introduction: request.introduction,
+            extra: request.extra,
+        },
+        members: request.member_ids,
+    }
+}
+
+pub(super) fn group_details(request: pb::UpdateGroupReq) -> Details {
+    Details {
+        name: request.name,
+        avatar_url: request.avatar_url,
+        introduction: request.introduction,
+        extra: request.extra,
+    }
+}
+
+pub(super) fn member_details(request: pb::UpdateGroupMemberReq) -> MemberDetails {
+    MemberDetails {
+        member_type: request.member_type,
+        remarks: request.remarks,
+        extra: request.extra,
+    }
+}
+
+pub(super) fn group(group: Group) -> pb::Group {
+    pb::Group {
+        group_id: group.id,
+        name: group.name,
+        avatar_url: group.avatar_url,
+        introduction: group.introduction,
+        user_mum: group.member_count.try_into().unwrap_or(i32::MAX),
+        r#type: group.r#type.into(),
+        extra: group.extra,
+        create_time: seconds(group.created_at),
+        update_time: seconds(group.updated_at),
     }
 }
 

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{Caller, convert};
+use super::{Caller, convert, groups};
 use crate::{
     device::Devices,
+    group::Groups,
     message::{Author, Messages, Origin},
     pb::{
-        RegisterDeviceReq, RegisterDeviceResp, SendMessageReq, SendMessageResp,
-        logic_ext_server::LogicExt,
+        AddGroupMembersReq, AddGroupMembersResp, CreateGroupReq, CreateGroupResp,
+        DeleteGroupMemberReq, DeleteGroupMemberResp, GetGroupMembersReq, GetGroupMembersResp,
+        GetGroupReq, GetGroupResp, GetGroupsReq, GetGroupsResp, RegisterDeviceReq,
+        RegisterDeviceResp, SendMessageReq, SendMessageResp, UpdateGroupMemberReq,
+        UpdateGroupMemberResp, UpdateGroupReq, UpdateGroupResp, logic_ext_server::LogicExt,
     },
 };
 
@@ -19,6 +23,7 @@ use crate::{
 pub(super) struct Service {
     pub(super) devices: Devices,
     pub(super) messages: Arc<Messages>,
+    pub(super) groups: Arc<Groups>,
 }
 
 #[tonic::async_trait]
@@ -41,5 +46,61 @@ impl LogicExt for Service {
         let author = Author::User(Origin { user, device });
         let sent = self.messages.send(author, request.into_inner()).await?;
         Ok(Response::new(sent.into()))
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<CreateGroupReq>,
+    ) -> Result<Response<CreateGroupResp>, Status> {
+        groups::create(&self.groups, request).await
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<UpdateGroupReq>,
+    ) -> Result<Response<UpdateGroupResp>, Status> {
+        groups::update(&self.groups, request).await
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<GetGroupReq>,
+    ) -> Result<Response<GetGroupResp>, Status> {
+        groups::get(&self.groups, request).await
+    }
+
+    async fn get_groups(
+        &self,
+        request: Request<GetGroupsReq>,
+    ) -> Result<Response<GetGroupsResp>, Status> {
+        groups::list(&self.groups, request).await
+    }
+
+    async fn add_group_members(
+        &self,
+        request: Request<AddGroupMembersReq>,
+    ) -> Result<Response<AddGroupMembersResp>, Status> {
+        groups::add_members(&self.groups, request).await
+    }
+
+    async fn update_group_member(
+        &self,
+        request: Request<UpdateGroupMemberReq>,
+    ) -> Result<Response<UpdateGroupMemberResp>, Status> {
+        groups::update_member(&self.groups, request).await
+    }
+
+    async fn delete_group_member(
+        &self,
+        request: Request<DeleteGroupMemberReq>,
+    ) -> Result<Response<DeleteGroupMemberResp>, Status> {
+        groups::remove_member(&self.groups, request).await
+    }
+
+    async fn get_group_members(
+        &self,
+        request: Request<GetGroupMembersReq>,
+    ) -> Result<Response<GetGroupMembersResp>, Status> {
+        groups::members(&self.groups, request).await
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     delivery::registry::Registry,
     device::Devices,
     error::{Result, ResultExt},
+    group::Groups,
     limits::{GRPC_INTERNAL_REQUEST_BYTES_MAX, GRPC_REQUEST_BYTES_MAX},
     message::Messages,
     pb::{
@@ -25,6 +26,7 @@ use crate::{
 
 mod caller;
 mod convert;
+mod groups;
 mod logic_ext;
 mod logic_int;
 mod request;
@@ -48,6 +50,8 @@ pub struct External {
     pub devices: Devices,
     /// Takes in what `LogicExt.SendMessage` sends.
     pub messages: Arc<Messages>,
+    /// The groups of `LogicExt`.
+    pub groups: Arc<Groups>,
 }
 
 /// What the services that a business server calls need.
@@ -113,6 +117,7 @@ pub async fn external(parts: External) -> Result<Services> {
     let logic = LogicExtServer::new(logic_ext::Service {
         devices: parts.devices,
         messages: parts.messages,
+        groups: parts.groups,
     });
     let user = UserExtServer::new(user_ext::Service {
         accounts: parts.accounts,

@@ -25,9 +25,9 @@ use crate::{
     lifecycle::Tasks,
     limits::GRPC_REQUEST_BYTES_MAX,
     pb::{
-        GetDeviceReq, GetUserReq, IntSignOutReq, PushToAllReq, RegisterDeviceReq, SendMessageReq,
-        SignInReq, logic_ext_client::LogicExtClient, logic_int_client::LogicIntClient,
-        user_ext_client::UserExtClient,
+        self, GetDeviceReq, GetUserReq, IntSignOutReq, PushToAllReq, RegisterDeviceReq,
+        SendMessageReq, SignInReq, logic_ext_client::LogicExtClient,
+        logic_int_client::LogicIntClient, user_ext_client::UserExtClient,
     },
     store::{auth_token, entity},
     testing::World,
@@ -51,6 +51,7 @@ async fn external(world: &World) -> (Channel, Health) {
         accounts: world.accounts.clone(),
         devices: world.devices.clone(),
         messages: world.messages.clone(),
+        groups: world.groups.clone(),
     });
     let services = services.await.unwrap();
     (serve(&services).await, services.health)
@@ -200,6 +201,98 @@ async fn what_nothing_answers_is_unimplemented() {
         let status = raw(&business, path, PushToAllReq::default()).await;
         assert_eq!(status.code(), GrpcCode::Unimplemented, "{path}");
     }
+}
+
+#[tokio::test]
+async fn fields_of_a_group_arrive_where_they_belong() {
+    let world = World::new().await;
+    let (channel, _) = external(&world).await;
+    let [user, device, token] = sign_in(&channel).await;
+    let pairs = [
+        ("user_id", &*user),
+        ("device_id", &device),
+        ("token", &token),
+    ];
+    let user_id = user.parse().unwrap();
+    let mut logic = LogicExtClient::new(channel);
+    let create = pb::CreateGroupReq {
+        name: "name".into(),
+        avatar_url: "avatar".into(),
+        introduction: "introduction".into(),
+        r#type: pb::GroupType::GtLarge as i32,
+        extra: "extra".into(),
+        member_ids: Vec::new(),
+    };
+    let created = logic.create_group(with_metadata(create, &pairs)).await;
+    let group_id = created.unwrap().into_inner().group_id;
+    let mut expected = pb::Group {
+        group_id,
+        name: "name".into(),
+        avatar_url: "avatar".into(),
+        introduction: "introduction".into(),
+        user_mum: 1,
+        r#type: pb::GroupType::GtLarge as i32,
+        extra: "extra".into(),
+        create_time: crate::testing::START_MS / 1_000,
+        update_time: crate::testing::START_MS / 1_000,
+    };
+    let get = with_metadata(pb::GetGroupReq { group_id }, &pairs);
+    let found = logic.get_group(get).await.unwrap().into_inner();
+    assert_eq!(found.group.as_ref(), Some(&expected));
+
+    world.clock.advance_ms(1_000);
+    let update = pb::UpdateGroupReq {
+        group_id,
+        avatar_url: "new avatar".into(),
+        name: "new name".into(),
+        introduction: "new introduction".into(),
+        extra: "new extra".into(),
+    };
+    let updated = logic.update_group(with_metadata(update, &pairs)).await;
+    updated.unwrap();
+    expected.name = "new name".into();
+    expected.avatar_url = "new avatar".into();
+    expected.introduction = "new introduction".into();
+    expected.extra = "new extra".into();
+    expected.update_time += 1;
+    let list = with_metadata(pb::GetGroupsReq {}, &pairs);
+    let listed = logic.get_groups(list).await.unwrap().into_inner();
+    assert_eq!(listed.groups, [expected]);
+
+    let own = pb::UpdateGroupMemberReq {
+        group_id,
+        user_id,
+        member_type: 0,
+        remarks: "remarks".into(),
+        extra: "own extra".into(),
+    };
+    let changed = logic.update_group_member(with_metadata(own, &pairs)).await;
+    changed.unwrap();
+    let add = pb::AddGroupMembersReq {
+        group_id,
+        user_ids: vec![user_id],
+    };
+    let added = logic.add_group_members(with_metadata(add, &pairs)).await;
+    assert_eq!(added.unwrap().into_inner().user_ids, [user_id]);
+    let page = pb::GetGroupMembersReq {
+        group_id,
+        ..Default::default()
+    };
+    let page = logic.get_group_members(with_metadata(page, &pairs)).await;
+    let page = page.unwrap().into_inner();
+    let member = &page.members[0];
+    assert_eq!((page.members.len(), page.has_more), (1, false));
+    assert_eq!((&*member.remarks, &*member.extra), ("remarks", "own extra"));
+    assert_eq!(member.member_type(), pb::MemberType::GmtAdmin);
+
+    let leave = pb::DeleteGroupMemberReq { group_id, user_id };
+    let left = logic
+        .delete_group_member(with_metadata(leave, &pairs))
+        .await;
+    left.unwrap();
+    let get = with_metadata(pb::GetGroupReq { group_id }, &pairs);
+    let ended = logic.get_group(get).await.unwrap_err();
+    assert_business(&ended, Code::NoSuchGroup, GrpcCode::NotFound);
 }
 
 /// Calls `path` with whatever message, and returns the error.
