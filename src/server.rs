@@ -180,6 +180,7 @@ impl Server {
         let accounts = Arc::new(accounts.await?);
         let gateway = Arc::new(Gateway {
             config: config.session.clone(),
+            store: store.clone(),
             sign_ins,
             authenticator: Arc::clone(&authenticator),
             registry: Arc::clone(&registry),

@@ -86,7 +86,7 @@ impl World {
             tasks,
             sign_in,
         );
-        let sending = sending(&store, &directory, &clock);
+        let sending = sending(&store, &registry, &directory, &clock);
         Self {
             accounts: Arc::new(accounts.await.unwrap()),
             devices: Devices::new(store.clone(), Arc::clone(&clock) as _),
@@ -227,6 +227,7 @@ fn start_writer(
 
 fn sending(
     store: &Store,
+    registry: &Arc<Registry>,
     directory: &Arc<Directory>,
     clock: &Arc<clock::Manual>,
 ) -> message::Options {
@@ -242,7 +243,7 @@ fn sending(
         router,
         directory: Arc::clone(directory),
         members: Arc::new(Members::new(store.clone())),
-        registry: Arc::default(),
+        registry: Arc::clone(registry),
         clock: Arc::clone(clock) as _,
         metrics,
     }

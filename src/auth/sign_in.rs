@@ -17,12 +17,12 @@ use crate::{
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
     limits::{DATABASE_DEADLINE, SIGN_IN_BATCH_MAX, SIGN_IN_QUEUE_MAX},
-    store::{self, Outcome, Store},
+    store::{self, Outcome, Store, group::Membership},
     telemetry::Metrics,
 };
 
 /// A sign-in that succeeded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedIn {
     /// The device's sign-in counter: the higher one wins (I7).
     pub generation: i64,
@@ -32,6 +32,8 @@ pub struct SignedIn {
     pub head: Seq,
     /// How far the device has acknowledged it, as far as that is written.
     pub acked: Seq,
+    /// The large groups the user is in, as they were at that head or later.
+    pub memberships: Vec<Membership>,
 }
 
 /// A handle to the task that signs in; cloning it is cheap.
@@ -120,7 +122,7 @@ impl Task {
 
     async fn sign_in(&self, batch: Vec<Request>) {
         let signed = tokio::time::timeout(DATABASE_DEADLINE, self.transaction(&batch)).await;
-        let signed = match signed {
+        let mut signed = match signed {
             Ok(Ok(signed)) => Ok(signed),
             Ok(Err(error)) => Err(Error::from(error)),
             Err(_) => Err(Error::try_again(
@@ -128,8 +130,8 @@ impl Task {
             )),
         };
         for (index, request) in batch.into_iter().enumerate() {
-            let answer = match &signed {
-                Ok(signed) => signed.get(&index).copied().ok_or_else(Error::sign_in_again),
+            let answer = match &mut signed {
+                Ok(signed) => signed.remove(&index).ok_or_else(Error::sign_in_again),
                 Err(error) => Err(error.duplicate()),
             };
             self.metrics.sign_in_done(&answer);
@@ -163,6 +165,9 @@ impl Task {
         let generations = store::session::raise_generations(conn, &devices, step, now).await?;
         let heads = store::timeline::heads_raw(conn, &owners).await?;
         let acks = store::ack::own(conn, &sessions).await?;
+        // After the heads: a change that is not seen here stands beyond them.
+        let users = distinct(batch, |request| request.user);
+        let memberships = store::group::memberships(conn, &users).await?;
         tx.commit_raw().await?;
 
         let mut signed = HashMap::with_capacity(batch.len());
@@ -182,6 +187,7 @@ impl Task {
                 expires_at: token.expires_at,
                 head: heads.get(&Owner::User(user)).copied().unwrap_or_default(),
                 acked: acks.get(&(user, device)).copied().unwrap_or_default(),
+                memberships: memberships.get(&user).cloned().unwrap_or_default(),
             };
             signed.insert(index, signed_in);
         }

@@ -5,41 +5,16 @@
 //! every follower has passed it, or until the ring or all rings together are too large; who has
 //! not read it by then reads on from the timeline ([`Read::Behind`]), and an ephemeral push is
 //! lost to him. Invariant: what the ring holds of the timeline is contiguous and ends at the head,
-//! so a position is either served without a gap or told that it is behind.
+//! so a position is either served without a gap or told that it is behind. An ephemeral push keeps
+//! its place: it is served only to who has what stood on the timeline before it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use slab::Slab;
+use self::state::{Follower, State, WAKE_CHUNK};
+use super::{budget::Budget, handle::Handle, push::Push, topic::Topic};
+use crate::id::{DeviceId, Seq};
 
-use super::{handle::Handle, push::Push, topic::Topic};
-use crate::{
-    id::{DeviceId, Seq},
-    limits::{RING_BYTES_MAX, RING_FRAMES_MAX, RINGS_BYTES_MAX},
-};
-
-/// Bytes held by all rings of an instance.
-#[derive(Debug, Default)]
-pub struct Budget(AtomicUsize);
-
-impl Budget {
-    fn take(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn is_exceeded(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > RINGS_BYTES_MAX
-    }
-}
+mod state;
 
 /// Where a follower stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +27,7 @@ pub struct Position {
 
 /// Names a follower to its feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FollowerKey(usize);
+pub struct FollowerKey(u32);
 
 /// How a read ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,36 +59,6 @@ pub struct Feed {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// The last entry known; `None` until the head has been read.
-    head: Option<Seq>,
-    ring: VecDeque<Slot>,
-    /// The offset of the ring's first push.
-    first: u64,
-    bytes: usize,
-    followers: Slab<Follower>,
-    /// Entries that came before their predecessors.
-    early: BTreeMap<Seq, Push>,
-    /// The offset of the ring's first push at the last sweep, if there was one.
-    swept: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    push: Push,
-    /// Followers that have not passed it.
-    unread: u32,
-}
-
-#[derive(Debug)]
-struct Follower {
-    handle: Arc<Handle>,
-    slot: u32,
-    /// It was woken and has not read to the end since.
-    woken: bool,
-}
-
 /// Entries a feed keeps that came before their predecessors; more are left to the timeline.
 const EARLY_MAX: usize = 256;
 
@@ -128,15 +73,7 @@ impl Feed {
         Self {
             topic,
             budget,
-            state: Mutex::new(State {
-                head,
-                ring: VecDeque::new(),
-                first: 0,
-                bytes: 0,
-                followers: Slab::new(),
-                early: BTreeMap::new(),
-                swept: None,
-            }),
+            state: Mutex::new(State::new(head)),
         }
     }
 
@@ -159,15 +96,22 @@ impl Feed {
         if state.head.is_none() {
             state.head = Some(head);
             state.take_early(&self.budget);
-            state.wake_all();
+            self.wake_all(state);
         }
     }
 
-    /// Begins to follow from the head. `slot` is what `handle` will be woken with.
-    pub fn follow(&self, handle: Arc<Handle>, slot: u32) -> (FollowerKey, Position) {
+    /// Begins to follow from the head, or after the entry `after` where one is given; then the
+    /// follower must read by itself if the head is beyond that. `slot` is what `handle` will be
+    /// woken with.
+    pub fn follow(
+        &self,
+        handle: Arc<Handle>,
+        slot: u32,
+        after: Option<Seq>,
+    ) -> (FollowerKey, Position) {
         let mut state = self.lock();
         let position = Position {
-            seq: state.head.unwrap_or(Seq::ZERO),
+            seq: after.or(state.head).unwrap_or(Seq::ZERO),
             offset: state.end(),
         };
         if state.followers.is_empty() {
@@ -178,13 +122,13 @@ impl Feed {
             slot,
             woken: false,
         });
-        (FollowerKey(key), position)
+        (FollowerKey(key as u32), position)
     }
 
     /// Ends following; `position` is where the follower stood.
     pub fn unfollow(&self, key: FollowerKey, position: Position) {
         let mut state = self.lock();
-        state.followers.try_remove(key.0);
+        state.followers.try_remove(key.0 as usize);
         let end = state.end();
         state.pass(position.offset, end);
         state.drop_read(&self.budget);
@@ -211,15 +155,16 @@ impl Feed {
                 false
             }
         };
-        if taken {
-            state.wake_all();
-        }
         // A feed that is not open yet takes what it kept when it opens.
-        if state.head.is_some() && !state.early.is_empty() {
+        let offer = if state.head.is_some() && !state.early.is_empty() {
             Offer::Gap
         } else {
             Offer::Taken
+        };
+        if taken {
+            self.wake_all(state);
         }
+        offer
     }
 
     /// Moves the head on to `head`, which the timeline has: the entries between are left for the
@@ -232,7 +177,7 @@ impl Feed {
         state.clear(&self.budget);
         state.head = Some(head);
         state.take_early(&self.budget);
-        state.wake_all();
+        self.wake_all(state);
         true
     }
 
@@ -244,14 +189,14 @@ impl Feed {
         state.early.last_key_value().map(|(seq, _)| *seq)
     }
 
-    /// Reads on from `position`. `write` is given each push's body that is not `reader`'s own and
-    /// answers whether it wants more. Counts what it gave in the second value.
+    /// Reads on from `position`. `write` is given each push that is not `reader`'s own and answers
+    /// whether it wants more. Counts what it gave in the second value.
     pub fn read(
         &self,
         key: FollowerKey,
         position: &mut Position,
         reader: DeviceId,
-        mut write: impl FnMut(&[u8]) -> bool,
+        mut write: impl FnMut(&Push) -> bool,
     ) -> (Read, u32) {
         let mut state = self.lock();
         let begin = position.offset.max(state.first);
@@ -264,14 +209,18 @@ impl Feed {
                 break;
             };
             let push = &slot.push;
-            if push.seq > position.seq.next() {
+            let is_missing_some = match push.seq {
+                Seq::ZERO => slot.head > position.seq,
+                seq => seq > position.seq.next(),
+            };
+            if is_missing_some {
                 behind = true;
                 break;
             }
             if push.seq == Seq::ZERO || push.seq > position.seq {
                 position.seq = position.seq.max(push.seq);
-                if push.origin != reader {
-                    wants_more = write(&push.body);
+                if push.origin() != reader {
+                    wants_more = write(push);
                     given += 1;
                 }
             }
@@ -285,7 +234,7 @@ impl Feed {
         let read = if behind || (at_end && state.head.is_some_and(|head| head > position.seq)) {
             Read::Behind
         } else if at_end {
-            if let Some(follower) = state.followers.get_mut(key.0) {
+            if let Some(follower) = state.followers.get_mut(key.0 as usize) {
                 follower.woken = false;
             }
             Read::UpToDate
@@ -305,6 +254,29 @@ impl Feed {
         state.swept = (!state.ring.is_empty()).then_some(state.first);
     }
 
+    /// Wakes every follower that is not woken yet. One that comes meanwhile begins behind what it
+    /// would be woken for, and one that has read it by then is woken in vain.
+    fn wake_all<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        if state.followers.len() <= WAKE_CHUNK {
+            for (_, follower) in &mut state.followers {
+                if !std::mem::replace(&mut follower.woken, true) {
+                    follower.handle.wake(follower.slot);
+                }
+            }
+            return;
+        }
+        let mut roused = Vec::with_capacity(WAKE_CHUNK);
+        let mut next = Some(0);
+        while let Some(key) = next {
+            next = state.rouse(key, &mut roused);
+            drop(state);
+            for (handle, slot) in roused.drain(..) {
+                handle.wake(slot);
+            }
+            state = self.lock();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -312,95 +284,7 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        let bytes = self.lock().bytes;
-        self.budget.give_back(bytes);
-    }
-}
-
-impl State {
-    /// The offset after the ring's last push.
-    fn end(&self) -> u64 {
-        self.first + self.ring.len() as u64
-    }
-
-    fn append(&mut self, push: Push, budget: &Budget) {
-        if push.seq != Seq::ZERO {
-            self.head = Some(push.seq);
-        }
-        let size = push.body.len();
-        while self.ring.len() >= RING_FRAMES_MAX
-            || self.bytes + size > RING_BYTES_MAX
-            || (budget.is_exceeded() && !self.ring.is_empty())
-        {
-            self.drop_first(budget);
-        }
-        if self.followers.is_empty() {
-            // Nobody to read it: the next follower begins after it.
-            self.clear(budget);
-            self.first += 1;
-            return;
-        }
-        budget.take(size);
-        self.bytes += size;
-        self.ring.push_back(Slot {
-            push,
-            unread: self.followers.len() as u32,
-        });
-    }
-
-    /// Takes what came early and now follows the head; drops what the head has passed.
-    fn take_early(&mut self, budget: &Budget) {
-        while let (Some(head), Some(entry)) = (self.head, self.early.first_entry()) {
-            if *entry.key() > head.next() {
-                break;
-            }
-            let push = entry.remove();
-            if push.seq > head {
-                self.append(push, budget);
-            }
-        }
-    }
-
-    /// Counts one follower as having passed the pushes from `begin` up to `end`.
-    fn pass(&mut self, begin: u64, end: u64) {
-        let begin = begin.max(self.first) - self.first;
-        let end = end.max(self.first) - self.first;
-        for slot in self.ring.range_mut(begin as usize..end as usize) {
-            slot.unread = slot.unread.saturating_sub(1);
-        }
-    }
-
-    /// Gives back what every follower has passed.
-    fn drop_read(&mut self, budget: &Budget) {
-        while self.ring.front().is_some_and(|slot| slot.unread == 0) {
-            self.drop_first(budget);
-        }
-        if self.ring.is_empty() {
-            self.ring = VecDeque::new();
-        }
-    }
-
-    fn drop_first(&mut self, budget: &Budget) {
-        if let Some(slot) = self.ring.pop_front() {
-            self.first += 1;
-            self.bytes -= slot.push.body.len();
-            budget.give_back(slot.push.body.len());
-        }
-    }
-
-    fn clear(&mut self, budget: &Budget) {
-        self.first = self.end();
-        self.ring = VecDeque::new();
-        budget.give_back(std::mem::take(&mut self.bytes));
-    }
-
-    fn wake_all(&mut self) {
-        for (_, follower) in &mut self.followers {
-            if !follower.woken {
-                follower.woken = true;
-                follower.handle.wake(follower.slot);
-            }
-        }
+        self.lock().clear(&self.budget);
     }
 }
 

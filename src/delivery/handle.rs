@@ -3,12 +3,12 @@
 
 use std::sync::{
     Mutex, OnceLock, PoisonError,
-    atomic::{AtomicU8, Ordering},
+    atomic::{AtomicI64, AtomicU8, Ordering},
 };
 
 use tokio::sync::{Notify, futures::Notified};
 
-use crate::id::{DeviceId, UserId};
+use crate::id::{DeviceId, RoomId, UserId};
 
 /// Why the server ends a session that did nothing wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,14 @@ pub struct Handle {
     credential: OnceLock<Credential>,
     notify: Notify,
     eviction: AtomicU8,
+    /// The room it has subscribed to, 0 for none.
+    room: AtomicI64,
     /// The slots of the followed feeds that have something new; each at most once.
     ready: Mutex<Vec<u32>>,
 }
+
+/// Slots of which the memory is kept while none is ready.
+const READY_KEPT: usize = 4;
 
 impl Handle {
     /// A handle of a session that has not signed in yet.
@@ -55,6 +60,7 @@ impl Handle {
             credential: OnceLock::new(),
             notify: Notify::new(),
             eviction: AtomicU8::new(0),
+            room: AtomicI64::new(0),
             ready: Mutex::new(Vec::new()),
         }
     }
@@ -111,10 +117,37 @@ impl Handle {
         self.notify.notify_one();
     }
 
-    /// Takes the slots that have something new, in the order they became so.
-    #[must_use]
+    /// Gives `take` the slots that have something new, in the order they became so.
+    pub fn drain_ready(&self, take: impl FnMut(u32)) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.drain(..).for_each(take);
+        // Room for a few is kept, so that the next wake-up does not ask for memory.
+        if ready.capacity() > READY_KEPT {
+            *ready = Vec::new();
+        }
+    }
+
+    /// As [`Handle::drain_ready`], gathered.
+    #[cfg(test)]
     pub fn take_ready(&self) -> Vec<u32> {
-        std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut taken = Vec::new();
+        self.drain_ready(|slot| taken.push(slot));
+        taken
+    }
+
+    /// The room the session has subscribed to.
+    #[must_use]
+    pub fn room(&self) -> Option<RoomId> {
+        match self.room.load(Ordering::Acquire) {
+            0 => None,
+            id => Some(RoomId(id)),
+        }
+    }
+
+    /// Records that the session has subscribed to a room, or to none.
+    pub fn enter_room(&self, room: Option<RoomId>) {
+        self.room
+            .store(room.map_or(0, RoomId::get), Ordering::Release);
     }
 
     /// Completes when there is something to read or the session was asked to end. Cancel safe: a

@@ -4,6 +4,7 @@
 //! Nothing here is the truth: the timeline is, and everything pushed is a hint.
 
 pub mod bridge;
+pub mod budget;
 pub mod feed;
 pub mod handle;
 pub mod push;

@@ -1,14 +1,19 @@
 //! What a device is pushed: an `Output` of type `PT_MESSAGE`, encoded.
 //!
-//! A message stands on many timelines and differs only in its seq, so everything else is encoded
-//! once and each push is that plus one field. Field order is free in protobuf
-//! (<https://protobuf.dev/programming-guides/encoding/#order>), so the seq goes last.
+//! A message stands on many timelines and differs there only in its seq, and where it is for many
+//! users in its receiver. So everything else is encoded once and shared, and each session writes
+//! that between the lengths before it and the fields that differ. Field order is free in protobuf
+//! (<https://protobuf.dev/programming-guides/encoding/#order>), so these go last.
 
+use std::sync::{Arc, OnceLock};
+
+use bytes::BufMut;
 use prost::{Message as _, encoding::encode_varint, encoding::encoded_len_varint};
 
+use super::budget::Budget;
 use crate::{
-    id::{DeviceId, Seq},
-    pb,
+    id::{DeviceId, Seq, UserId},
+    pb::{self, MessageType, PushCode, ReceiverType, SenderType},
 };
 
 /// `Output.type = PT_MESSAGE`.
@@ -17,65 +22,212 @@ const OUTPUT_TYPE: [u8; 2] = [1 << 3, pb::PackageType::PtMessage as u8];
 const OUTPUT_DATA_KEY: u8 = (5 << 3) | 2;
 /// `MessageSend.message`, length-delimited.
 const MESSAGE_KEY: u8 = (1 << 3) | 2;
+/// `Message.receiver_id`, a varint.
+const RECEIVER_KEY: u8 = 3 << 3;
 /// `Message.seq`, a varint.
 const SEQ_KEY: u8 = 7 << 3;
 
-/// One entry as it is pushed: the body of a frame and what a feed must know of it.
-#[derive(Debug, Clone)]
+/// Longest varint.
+const VARINT_MAX: usize = 10;
+/// Longest head: the type, and two keys with a length each.
+const HEAD_MAX: usize = OUTPUT_TYPE.len() + 2 * (1 + VARINT_MAX);
+/// Longest tail: the receiver and the seq.
+const TAIL_MAX: usize = 2 * (1 + VARINT_MAX);
+
+/// One entry as it is pushed.
+#[derive(Clone, Debug)]
 pub struct Push {
     /// Its position in the timeline; [`Seq::ZERO`] when it is ephemeral.
     pub seq: Seq,
-    /// The device that sent it, which is not given it back; 0 for none.
-    pub origin: DeviceId,
-    /// The encoded `Output`.
-    pub body: Box<[u8]>,
+    /// The message, shared with all the other timelines it stands on.
+    pub template: Arc<Template>,
 }
 
-/// A message encoded but for its seq.
+/// A message encoded but for what differs from timeline to timeline.
 #[derive(Debug)]
 pub struct Template {
     origin: DeviceId,
-    message: Vec<u8>,
+    mark: Mark,
+    /// It is for many users: each reads himself as the receiver.
+    is_for_many: bool,
+    message: Box<[u8]>,
+    /// The budget it counts in, from when a ring first held it.
+    counted: OnceLock<Arc<Budget>>,
+}
+
+/// What a message says of the large groups that sessions follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Nothing.
+    None,
+    /// On a user's timeline: he was added to a large group or removed from one.
+    MembershipsChanged,
+    /// On a large group's timeline: this user is a member no longer.
+    Left(UserId),
+}
+
+/// A push as it goes on the wire, in three pieces.
+#[derive(Debug)]
+pub struct Encoded<'a> {
+    head: Short<HEAD_MAX>,
+    message: &'a [u8],
+    tail: Short<TAIL_MAX>,
+}
+
+/// A few bytes.
+#[derive(Debug)]
+struct Short<const MAX: usize> {
+    bytes: [u8; MAX],
+    len: usize,
+}
+
+impl Push {
+    /// The body of the frame for a session of `reader`.
+    #[must_use]
+    pub fn encode(&self, reader: UserId) -> Encoded<'_> {
+        let template = &*self.template;
+        let tail = Short::new(|mut out| {
+            if template.is_for_many {
+                out.put_u8(RECEIVER_KEY);
+                encode_varint(reader.get() as u64, &mut out);
+            }
+            if self.seq != Seq::ZERO {
+                out.put_u8(SEQ_KEY);
+                encode_varint(self.seq.get() as u64, &mut out);
+            }
+            out.len()
+        });
+        let message_len = (template.message.len() + tail.len) as u64;
+        let head = Short::new(|mut out| {
+            out.put_slice(&OUTPUT_TYPE);
+            out.put_u8(OUTPUT_DATA_KEY);
+            let data_len = 1 + encoded_len_varint(message_len) as u64 + message_len;
+            encode_varint(data_len, &mut out);
+            out.put_u8(MESSAGE_KEY);
+            encode_varint(message_len, &mut out);
+            out.len()
+        });
+        Encoded {
+            head,
+            message: &template.message,
+            tail,
+        }
+    }
+
+    /// The device that sent it, which is not given it back; 0 for none.
+    #[must_use]
+    pub fn origin(&self) -> DeviceId {
+        self.template.origin
+    }
+
+    /// What it says of memberships.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.template.mark
+    }
+
+    /// The bytes a ring keeps alive with it.
+    pub(super) fn bytes(&self) -> usize {
+        self.template.message.len()
+    }
 }
 
 impl Template {
-    /// Encodes `message`; a seq it may bear is left out.
+    /// Encodes `message`; a seq it may bear is left out. A message to a user whose id is 0 is for
+    /// many users.
     #[must_use]
     pub fn new(mut message: pb::Message, origin: DeviceId) -> Self {
         message.seq = 0;
         Self {
             origin,
-            message: message.encode_to_vec(),
+            mark: Mark::of(&message),
+            is_for_many: is_for_many(&message),
+            message: message.encode_to_vec().into_boxed_slice(),
+            counted: OnceLock::new(),
         }
     }
 
     /// The push for one timeline, or an ephemeral one with [`Seq::ZERO`].
     #[must_use]
-    pub fn push(&self, seq: Seq) -> Push {
-        let seq_len = match seq {
-            Seq::ZERO => 0,
-            Seq(n) => 1 + encoded_len_varint(n as u64),
-        };
-        let message_len = self.message.len() + seq_len;
-        let data_len = 1 + encoded_len_varint(message_len as u64) + message_len;
-        let body_len = OUTPUT_TYPE.len() + 1 + encoded_len_varint(data_len as u64) + data_len;
-
-        let mut body = Vec::with_capacity(body_len);
-        body.extend_from_slice(&OUTPUT_TYPE);
-        body.push(OUTPUT_DATA_KEY);
-        encode_varint(data_len as u64, &mut body);
-        body.push(MESSAGE_KEY);
-        encode_varint(message_len as u64, &mut body);
-        body.extend_from_slice(&self.message);
-        if seq != Seq::ZERO {
-            body.push(SEQ_KEY);
-            encode_varint(seq.get() as u64, &mut body);
-        }
+    pub fn push(self: &Arc<Self>, seq: Seq) -> Push {
         Push {
             seq,
-            origin: self.origin,
-            body: body.into_boxed_slice(),
+            template: Arc::clone(self),
         }
+    }
+
+    /// A ring holds it: its bytes count from here on until the last holder lets it go, and once,
+    /// however many rings hold it.
+    pub(super) fn count_in(&self, budget: &Arc<Budget>) {
+        self.counted.get_or_init(|| {
+            budget.take(self.message.len());
+            Arc::clone(budget)
+        });
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        if let Some(budget) = self.counted.get() {
+            budget.give_back(self.message.len());
+        }
+    }
+}
+
+impl Mark {
+    /// What `message` says. Only the system's commands say something, and a small group's are not
+    /// of interest: its messages stand on the members' own timelines.
+    #[must_use]
+    pub fn of(message: &pb::Message) -> Self {
+        let is_from_system = message
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.sender_type == SenderType::StSystem as i32);
+        if !is_from_system || message.message_type != MessageType::MtCommand as i32 {
+            return Self::None;
+        }
+        let Ok(command) = pb::Command::decode(message.message_content.clone()) else {
+            return Self::None;
+        };
+        let receiver = ReceiverType::try_from(message.receiver_type);
+        match (PushCode::try_from(command.code), receiver) {
+            (
+                Ok(PushCode::PcAddGroupMembers | PushCode::PcRemoveGroupMember),
+                Ok(ReceiverType::RtUser),
+            ) => Self::MembershipsChanged,
+            (Ok(PushCode::PcRemoveGroupMember), Ok(ReceiverType::RtLargeGroup)) => {
+                let removal = pb::RemoveGroupMemberPush::decode(command.data);
+                removal.map_or(Self::None, |push| Self::Left(UserId(push.deleted_user_id)))
+            }
+            _ => Self::None,
+        }
+    }
+}
+
+/// Whether a message is for many users, each of whom reads himself as its receiver.
+#[must_use]
+pub fn is_for_many(message: &pb::Message) -> bool {
+    message.receiver_type == ReceiverType::RtUser as i32 && message.receiver_id == 0
+}
+
+impl Encoded<'_> {
+    /// The pieces, which belong one after the other.
+    #[must_use]
+    pub fn pieces(&self) -> [&[u8]; 3] {
+        [self.head.as_slice(), self.message, self.tail.as_slice()]
+    }
+}
+
+impl<const MAX: usize> Short<MAX> {
+    /// What `write` puts into a buffer of `MAX` bytes; it returns how many it left.
+    fn new(write: impl FnOnce(&mut [u8]) -> usize) -> Self {
+        let mut bytes = [0; MAX];
+        let len = MAX - write(&mut bytes);
+        Self { bytes, len }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
@@ -84,7 +236,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn message(content: Vec<u8>, id: i64) -> pb::Message {
+    const READER: UserId = UserId(77);
+
+    fn message(content: Vec<u8>, id: i64, receiver_id: i64) -> pb::Message {
         pb::Message {
             sender: Some(pb::Sender {
                 sender_type: pb::SenderType::StUser as i32,
@@ -92,8 +246,8 @@ mod tests {
                 nickname: "né".into(),
                 ..Default::default()
             }),
-            receiver_type: pb::ReceiverType::RtUser as i32,
-            receiver_id: 9,
+            receiver_type: ReceiverType::RtUser as i32,
+            receiver_id,
             to_user_ids: vec![1, 2, 300],
             message_content: content.into(),
             message_id: id,
@@ -104,17 +258,88 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_push_decodes_to_the_message_with_its_seq(
+        fn a_push_decodes_to_the_message_with_its_seq_and_its_reader(
             content in proptest::collection::vec(any::<u8>(), 0..300),
             seq in 0_i64..=i64::MAX,
             id in any::<i64>(),
+            receiver in 0..3_i64,
+            reader in 1..=i64::MAX,
         ) {
-            let message = message(content, id);
-            let push = Template::new(message.clone(), DeviceId(3)).push(Seq(seq));
-            let output = pb::Output::decode(&*push.body).unwrap();
+            let message = message(content, id, receiver);
+            let push = Arc::new(Template::new(message.clone(), DeviceId(3))).push(Seq(seq));
+            let body = push.encode(UserId(reader)).pieces().concat();
+            let output = pb::Output::decode(&*body).unwrap();
             prop_assert_eq!(output.r#type, pb::PackageType::PtMessage as i32);
             let sent = pb::MessageSend::decode(output.data).unwrap().message.unwrap();
-            prop_assert_eq!(sent, pb::Message { seq, ..message });
+            let receiver_id = if receiver == 0 { reader } else { receiver };
+            prop_assert_eq!(sent, pb::Message { seq, receiver_id, ..message });
         }
+    }
+
+    #[test]
+    fn shared_message_counts_once_and_until_the_last_holder_lets_go() {
+        let budget = Arc::new(Budget::default());
+        let template = Arc::new(Template::new(message(vec![1; 100], 1, 0), DeviceId(3)));
+        let (one, other) = (template.push(Seq(1)), template.push(Seq(9)));
+        for push in [&one, &other] {
+            push.template.count_in(&budget);
+        }
+        assert_eq!(budget.taken(), one.bytes());
+        drop((one, template));
+        assert_eq!(budget.taken(), other.bytes());
+        drop(other);
+        assert_eq!(budget.taken(), 0);
+    }
+
+    fn command(sender: SenderType, receiver: ReceiverType, code: PushCode) -> pb::Message {
+        let removal = pb::RemoveGroupMemberPush {
+            deleted_user_id: READER.get(),
+            ..Default::default()
+        };
+        let command = pb::Command {
+            code: code as i32,
+            data: removal.encode_to_vec().into(),
+        };
+        pb::Message {
+            sender: Some(pb::Sender {
+                sender_type: sender as i32,
+                ..Default::default()
+            }),
+            receiver_type: receiver as i32,
+            message_type: MessageType::MtCommand as i32,
+            message_content: command.encode_to_vec().into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn only_the_systems_news_of_large_groups_is_a_mark() {
+        use {PushCode as P, ReceiverType as R, SenderType as S};
+
+        let mark = |sender, receiver, code| Mark::of(&command(sender, receiver, code));
+        let (add, remove) = (P::PcAddGroupMembers, P::PcRemoveGroupMember);
+        assert_eq!(mark(S::StSystem, R::RtUser, add), Mark::MembershipsChanged);
+        assert_eq!(
+            mark(S::StSystem, R::RtUser, remove),
+            Mark::MembershipsChanged
+        );
+        assert_eq!(
+            mark(S::StSystem, R::RtLargeGroup, remove),
+            Mark::Left(READER)
+        );
+        for none in [
+            mark(S::StSystem, R::RtLargeGroup, add),
+            mark(S::StSystem, R::RtSmallGroup, remove),
+            mark(S::StSystem, R::RtUser, P::PcAddFriend),
+            mark(S::StUser, R::RtUser, add),
+            mark(S::StBusiness, R::RtLargeGroup, remove),
+        ] {
+            assert_eq!(none, Mark::None);
+        }
+        let text = pb::Message {
+            message_type: MessageType::MtText as i32,
+            ..command(S::StSystem, R::RtUser, add)
+        };
+        assert_eq!(Mark::of(&text), Mark::None);
     }
 }

@@ -145,7 +145,7 @@ mod tests {
             .into_iter()
             .map(|lease| {
                 let handle = Arc::new(Handle::new(DeviceId(1)));
-                lease.follow(Arc::clone(&handle), 7);
+                lease.follow(Arc::clone(&handle), 7, None);
                 handle
             })
             .collect();
@@ -196,7 +196,7 @@ mod tests {
         }
         let handles = leases.iter().map(|lease| {
             let handle = Arc::new(Handle::new(DeviceId(1)));
-            lease.follow(Arc::clone(&handle), 0);
+            lease.follow(Arc::clone(&handle), 0, None);
             handle
         });
         let handles: Vec<_> = handles.collect();
@@ -255,7 +255,7 @@ mod tests {
         timeout(LONG, wait_for_report).await.expect("a report");
         let next = lease(&world, USER, 1).await;
         let handle = Arc::new(Handle::new(DeviceId(1)));
-        next.follow(Arc::clone(&handle), 0);
+        next.follow(Arc::clone(&handle), 0, None);
         timeout(LONG, handle.woken()).await.expect("it is moved on");
         assert_eq!(reports.load(Ordering::SeqCst), 1);
         stop.cancel();

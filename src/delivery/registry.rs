@@ -71,17 +71,13 @@ impl Registry {
     #[must_use]
     pub fn online(&self, device: DeviceId) -> Option<UserId> {
         let devices = self.lock();
-        let handle = devices
-            .get(&device)?
-            .iter()
-            .find(|h| h.eviction().is_none() && h.credential().is_some())?;
-        Some(handle.credential()?.user)
+        Some(live(&devices, device)?.credential()?.user)
     }
 
-    /// The room that a device is in at this instance, if any.
+    /// The room that a device's session has subscribed to, if there is one.
     #[must_use]
-    pub fn room(&self, _device: DeviceId) -> Option<RoomId> {
-        None
+    pub fn room(&self, device: DeviceId) -> Option<RoomId> {
+        live(&self.lock(), device)?.room()
     }
 
     /// All sessions, for the sweep and the drain.
@@ -105,6 +101,12 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Vec<Arc<Handle>>>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The session of a device that is signed in and was not told to go.
+fn live(devices: &HashMap<DeviceId, Vec<Arc<Handle>>>, device: DeviceId) -> Option<&Handle> {
+    let mut sessions = devices.get(&device)?.iter().map(|handle| &**handle);
+    sessions.find(|handle| handle.eviction().is_none() && handle.credential().is_some())
 }
 
 #[cfg(test)]
@@ -202,6 +204,26 @@ mod tests {
         registry.sign_in(&new, credential(UserId(11), 2));
         assert_eq!(registry.online(DEVICE), Some(UserId(11)));
         assert_eq!(former.eviction(), Some(Eviction::Replaced));
+    }
+
+    #[test]
+    fn room_of_a_device_is_that_of_its_live_session() {
+        let registry = Registry::default();
+        let former = session(&registry);
+        assert_eq!(registry.room(DEVICE), None);
+        registry.sign_in(&former, credential(USER, 1));
+        assert_eq!(registry.room(DEVICE), None);
+        former.enter_room(Some(RoomId(7)));
+        assert_eq!(registry.room(DEVICE), Some(RoomId(7)));
+        let new = session(&registry);
+        new.enter_room(Some(RoomId(8)));
+        assert_eq!(registry.room(DEVICE), Some(RoomId(7)), "not signed in yet");
+        registry.sign_in(&new, credential(USER, 2));
+        assert_eq!(registry.room(DEVICE), Some(RoomId(8)));
+        new.enter_room(None);
+        assert_eq!(registry.room(DEVICE), None);
+        registry.leave(&new);
+        assert_eq!(registry.room(DEVICE), None, "the former was told to go");
     }
 
     #[test]

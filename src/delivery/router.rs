@@ -9,9 +9,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future::try_join_all;
+
 use super::{
     bridge::Bridge,
-    feed::{Budget, Feed, Offer},
+    budget::Budget,
+    feed::{Feed, Offer},
     push::Template,
     topic::Topic,
 };
@@ -38,6 +41,8 @@ struct Leased {
 pub struct Lease {
     feed: Arc<Feed>,
     router: Arc<Router>,
+    /// Somebody else gives it back.
+    is_kept: bool,
 }
 
 impl Router {
@@ -64,6 +69,22 @@ impl Router {
         Ok(lease)
     }
 
+    /// As [`Router::lease`], of many topics at the same time.
+    ///
+    /// # Errors
+    /// As [`Router::lease`]; then none is leased.
+    pub async fn lease_all(
+        self: &Arc<Self>,
+        topics: impl Iterator<Item = Topic>,
+    ) -> Result<Vec<Lease>> {
+        let leases: Vec<Lease> = topics.map(|topic| self.list(topic)).collect();
+        let subscribing = leases
+            .iter()
+            .map(|lease| self.bridge.subscribe(lease.topic()));
+        try_join_all(subscribing).await?;
+        Ok(leases)
+    }
+
     fn list(self: &Arc<Self>, topic: Topic) -> Lease {
         let mut feeds = self.lock();
         let leased = feeds.entry(topic).or_insert_with(|| Leased {
@@ -74,6 +95,7 @@ impl Router {
         Lease {
             feed: Arc::clone(&leased.feed),
             router: Arc::clone(self),
+            is_kept: false,
         }
     }
 
@@ -86,7 +108,7 @@ impl Router {
 
     /// Offers an appended entry, or with [`Seq::ZERO`] an ephemeral message, to this instance's
     /// feed and to the bridge. Never waits.
-    pub fn publish(self: &Arc<Self>, topic: Topic, seq: Seq, message: &Template) {
+    pub fn publish(self: &Arc<Self>, topic: Topic, seq: Seq, message: &Arc<Template>) {
         if let Some(feed) = self.feed(topic)
             && feed.offer(message.push(seq)) == Offer::Gap
         {
@@ -132,7 +154,8 @@ impl Router {
         self.lock().clear();
     }
 
-    fn release(&self, feed: &Arc<Feed>) {
+    /// Gives back a lease that was [kept](Lease::keep).
+    pub fn release(&self, feed: &Arc<Feed>) {
         let topic = feed.topic();
         let mut feeds = self.lock();
         if let Entry::Occupied(mut entry) = feeds.entry(topic) {
@@ -152,6 +175,15 @@ impl Router {
     }
 }
 
+impl Lease {
+    /// The feed alone, for those who hold many: they give it back by [`Router::release`].
+    #[must_use]
+    pub fn keep(mut self) -> Arc<Feed> {
+        self.is_kept = true;
+        Arc::clone(&self.feed)
+    }
+}
+
 impl std::ops::Deref for Lease {
     type Target = Feed;
 
@@ -162,7 +194,9 @@ impl std::ops::Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.router.release(&self.feed);
+        if !self.is_kept {
+            self.router.release(&self.feed);
+        }
     }
 }
 
@@ -189,8 +223,8 @@ mod tests {
         Arc::new(Router::new(bridge, Tasks::default(), Arc::default()))
     }
 
-    fn template() -> Template {
-        Template::new(pb::Message::default(), DeviceId(1))
+    fn template() -> Arc<Template> {
+        Arc::new(Template::new(pb::Message::default(), DeviceId(1)))
     }
 
     async fn open(router: &Arc<Router>, head: i64) -> Lease {
@@ -257,7 +291,7 @@ mod tests {
     async fn gap_is_left_to_the_timeline_after_a_moment() {
         let router = router();
         let lease = open(&router, 0).await;
-        let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0);
+        let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0, None);
         let begun = Instant::now();
         for seq in [1, 3, 5] {
             router.publish(TOPIC, Seq(seq), &template());
@@ -274,7 +308,7 @@ mod tests {
     async fn gap_that_closes_in_time_costs_no_read() {
         let router = router();
         let lease = open(&router, 0).await;
-        let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0);
+        let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0, None);
         router.publish(TOPIC, Seq(2), &template());
         advance(GAP_WAIT / 2).await;
         router.publish(TOPIC, Seq(1), &template());

@@ -9,11 +9,12 @@ use tracing::Instrument as _;
 
 use super::{Gateway, link::Link};
 use crate::{
+    delivery::{router::Lease, topic::Topic},
     error::{Error, Result},
-    id::{DeviceId, Seq, UserId},
+    id::{DeviceId, RoomId, UserId},
     message::{Author, Origin, Receipt},
     pb,
-    timeline::sync,
+    timeline::sync::{self, Ends, Synced},
 };
 
 /// The outcome of a package.
@@ -24,14 +25,12 @@ pub(super) enum Done {
     SignInRefused(pb::Output),
     /// A further sign-in for the same credential, or another answer.
     Answered(pb::Output),
-    /// A page that ends here.
-    Synced {
-        answer: pb::Output,
-        end: Seq,
-        has_more: bool,
-    },
+    /// A page, and where it ends.
+    Synced(pb::Output, Box<Ends>),
     /// The sync failed.
     SyncFailed(pb::Output),
+    /// The room's feed, or no room.
+    RoomFound(Head, Option<Lease>),
     /// A message is in line; its receipt is answered later.
     Accepted(Head, Receipt),
 }
@@ -157,29 +156,48 @@ pub(super) fn sign_in_again(
 pub(super) fn sync(
     gateway: &Arc<Gateway>,
     user: UserId,
-    input: pb::Input,
+    head: Head,
+    asked: pb::SyncInput,
 ) -> BoxFuture<'static, Done> {
-    let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
     let span = tracing::info_span!("sync", request_id = head.request_id, %user);
     async move {
-        let synced = async {
-            let asked: pb::SyncInput = decode(input.data)?;
-            sync::sync(&gateway.pages, &gateway.acks, &gateway.epoch, user, &asked).await
-        };
-        match synced.await {
-            Ok(synced) => {
+        let Gateway {
+            pages, acks, epoch, ..
+        } = &*gateway;
+        match sync::sync(pages, acks, epoch, user, &asked).await {
+            Ok(Synced { output, ends }) => {
                 gateway.metrics.sync_pages.inc();
-                Done::Synced {
-                    answer: head.ok(&synced.output),
-                    end: synced.user_end,
-                    has_more: synced.output.has_more,
-                }
+                Done::Synced(head.ok(&output), Box::new(ends))
             }
             Err(error) => Done::SyncFailed(head.error(&error)),
         }
     }
     .instrument(span)
+    .boxed()
+}
+
+/// Another room, or none.
+pub(super) fn subscribe_room(gateway: &Arc<Gateway>, input: pb::Input) -> BoxFuture<'static, Done> {
+    let head = Head::of(&input);
+    let gateway = Arc::clone(gateway);
+    async move {
+        let found = async {
+            let asked: pb::SubscribeRoomInput = decode(input.data)?;
+            match asked.room_id {
+                0 => Ok(None),
+                ..0 => Err(Error::bad_request("room_id", "must not be negative")),
+                room => {
+                    let topic = Topic::Room(RoomId(room));
+                    gateway.router.lease(topic).await.map(Some)
+                }
+            }
+        };
+        match found.await {
+            Ok(lease) => Done::RoomFound(head, lease),
+            Err(error) => Done::Answered(head.error(&error)),
+        }
+    }
     .boxed()
 }
 

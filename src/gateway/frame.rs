@@ -75,29 +75,39 @@ impl Framing {
 
     /// Appends a body as a frame of its own.
     pub fn put(&self, body: &[u8], out: &mut BytesMut) {
+        self.put_pieces(&[body], out);
+    }
+
+    /// Appends a body that consists of pieces, one after the other.
+    pub fn put_pieces(&self, pieces: &[&[u8]], out: &mut BytesMut) {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        debug_assert!(length <= FRAME_BODY_BYTES_MAX, "a body fits a frame");
+        let Ok(prefix) = u16::try_from(length) else {
+            return;
+        };
         match self {
             Self::Tcp => {
-                let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
-                debug_assert_eq!(usize::from(length), body.len(), "a body fits a frame");
-                out.reserve(PREFIX + body.len());
-                out.put_u16(length);
-                out.put_slice(&body[..usize::from(length)]);
+                out.reserve(PREFIX + length);
+                out.put_u16(prefix);
+                for piece in pieces {
+                    out.put_slice(piece);
+                }
             }
-            Self::WebSocket(_) => put_websocket(OpCode::Data(Data::Binary), body, out),
+            Self::WebSocket(_) => put_websocket(OpCode::Data(Data::Binary), pieces, out),
         }
     }
 
     /// Appends the answer to a ping.
     pub fn put_pong(&self, payload: &[u8], out: &mut BytesMut) {
         if let Self::WebSocket(_) = self {
-            put_websocket(OpCode::Control(Control::Pong), payload, out);
+            put_websocket(OpCode::Control(Control::Pong), &[payload], out);
         }
     }
 
     /// Appends a goodbye, where the framing has one.
     pub fn put_close(&self, code: u16, out: &mut BytesMut) {
         if let Self::WebSocket(_) = self {
-            put_websocket(OpCode::Control(Control::Close), &code.to_be_bytes(), out);
+            put_websocket(OpCode::Control(Control::Close), &[&code.to_be_bytes()], out);
         }
     }
 
@@ -234,17 +244,20 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 
 /// Appends an unmasked final frame, as servers send them (RFC 6455 §5.1).
 #[expect(clippy::expect_used, reason = "the error type is that of any writer")]
-fn put_websocket(opcode: OpCode, payload: &[u8], out: &mut BytesMut) {
+fn put_websocket(opcode: OpCode, payload: &[&[u8]], out: &mut BytesMut) {
     const HEADER_MAX: usize = 10;
-    out.reserve(HEADER_MAX + payload.len());
+    let length: usize = payload.iter().map(|piece| piece.len()).sum();
+    out.reserve(HEADER_MAX + length);
     let header = FrameHeader {
         opcode,
         ..FrameHeader::default()
     };
     header
-        .format(payload.len() as u64, &mut out.writer())
+        .format(length as u64, &mut out.writer())
         .expect("writing to a buffer in memory cannot fail");
-    out.put_slice(payload);
+    for piece in payload {
+        out.put_slice(piece);
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::{
     delivery::{registry::Registry, router::Router},
     lifecycle::Tasks,
     message::Messages,
+    store::Store,
     telemetry::Metrics,
     timeline::{ack::Acks, epoch::Epoch, pages::Pages},
 };
@@ -30,6 +31,8 @@ pub mod websocket;
 pub struct Gateway {
     /// Deadlines and rates.
     pub config: config::Session,
+    /// Says who is in which large group.
+    pub store: Store,
     /// Signs devices in.
     pub sign_ins: SignIns,
     /// Checks tokens.

@@ -16,7 +16,7 @@ use prost::Message as _;
 
 use super::{append::NewMessage, mentions};
 use crate::{
-    delivery::push::{Push, Template},
+    delivery::push::{Push, Template, is_for_many},
     error::{Error, Result},
     id::{DeviceId, MessageId, Owner, Seq, UserId},
     lifecycle::Tasks,
@@ -82,14 +82,20 @@ impl Pages {
         &self.store
     }
 
-    /// The page of `owner`'s timeline that begins after `after`, of at most `bytes_max` bytes of
-    /// messages; it has at least one message if there is any.
+    /// The page of `owner`'s timeline that begins after `after`, of at most `rows_max` messages in
+    /// at most `bytes_max` bytes; it has at least one message if there is any.
     ///
     /// # Errors
     /// 10004 when the database does not answer.
-    pub async fn read(&self, owner: Owner, after: Seq, bytes_max: usize) -> Result<Page> {
+    pub async fn read(
+        &self,
+        owner: Owner,
+        after: Seq,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page> {
         let (rows, has_more) =
-            store::timeline::page(&self.store, owner, after, PAGE_MESSAGES_MAX, bytes_max).await?;
+            store::timeline::page(&self.store, owner, after, rows_max, bytes_max).await?;
         let profiles = self.profiles(&rows).await?;
         let mut page = Page {
             messages: Vec::with_capacity(rows.len()),
@@ -97,7 +103,7 @@ impl Pages {
         };
         let mut bytes = 0;
         for row in rows {
-            let delivered = delivered(row, &profiles);
+            let delivered = delivered(row, owner, &profiles);
             bytes += len_as_field(&delivered.message);
             if bytes > bytes_max && !page.messages.is_empty() {
                 page.has_more = true;
@@ -130,7 +136,8 @@ impl Pages {
         let task = self.tasks.spawn(async move {
             this.metrics.catch_up_reads.inc();
             let _entry = Entry(&this, (owner, after));
-            let page = within_deadline(this.read(owner, after, PAGE_BYTES_MAX)).await;
+            let reading = this.read(owner, after, PAGE_MESSAGES_MAX, PAGE_BYTES_MAX);
+            let page = within_deadline(reading).await;
             page.map(|page| page.messages.into_iter().map(push).collect())
         });
         async move {
@@ -170,20 +177,22 @@ type Profiles = HashMap<UserId, Arc<Profile>>;
 
 fn push(delivered: Delivered) -> Push {
     let seq = Seq(delivered.message.seq);
-    Template::new(delivered.message, delivered.origin).push(seq)
+    Arc::new(Template::new(delivered.message, delivered.origin)).push(seq)
 }
 
 /// What a message takes as an element of a repeated field.
-fn len_as_field(message: &pb::Message) -> usize {
+pub(super) fn len_as_field(message: &pb::Message) -> usize {
     let len = message.encoded_len();
     1 + prost::length_delimiter_len(len) + len
 }
 
-fn delivered(row: store::timeline::Row, profiles: &Profiles) -> Delivered {
+/// A row as it is given to `owner`; on a timeline of his own he is the receiver of what is for many
+/// users.
+fn delivered(row: store::timeline::Row, owner: Owner, profiles: &Profiles) -> Delivered {
     let message = row.message;
     let client_message_id = message.client_message_id.unwrap_or_default();
     let profile = profiles.get(&UserId(message.sender_id));
-    Delivered {
+    let mut delivered = Delivered {
         origin: DeviceId(message.sender_device_id),
         message: pb::Message {
             sender: Some(sender(message.sender_type, message.sender_id, profile)),
@@ -198,7 +207,13 @@ fn delivered(row: store::timeline::Row, profiles: &Profiles) -> Delivered {
             message_id: message.id,
             client_message_id: String::from_utf8_lossy(&client_message_id).into_owned(),
         },
+    };
+    if let Owner::User(user) = owner
+        && is_for_many(&delivered.message)
+    {
+        delivered.message.receiver_id = user.get();
     }
+    delivered
 }
 
 /// A message that has just been appended, or with id 0 an ephemeral one, without a seq.

@@ -6,7 +6,7 @@ use self::{
     model::{Model, SLOT, Taken},
     plan::{Step, step},
 };
-use super::*;
+use super::{state::SLOT_BYTES, *};
 use crate::id::{RoomId, UserId};
 
 mod model;
@@ -33,7 +33,7 @@ proptest! {
         }
         let (budget, others) = (Arc::clone(&model.budget), model.others);
         drop(model);
-        prop_assert_eq!(budget.0.load(Ordering::Relaxed), others, "the budget leaks");
+        prop_assert_eq!(budget.taken(), others, "the budget leaks");
     }
 
     #[test]
@@ -65,6 +65,7 @@ fn push(seq: i64) -> Push {
         number,
         device,
         size,
+        head: seq,
     }
     .push()
 }
@@ -81,6 +82,92 @@ fn early_entries_are_kept_up_to_a_bound() {
     assert_eq!(feed.gap_end(), None);
 }
 
+fn ephemeral() -> Push {
+    Push {
+        seq: Seq::ZERO,
+        ..push(0)
+    }
+}
+
+/// Whoever is removed from a group by an entry must not be given what was sent after it.
+#[test]
+fn ephemeral_push_waits_for_the_entries_before_it() {
+    let feed = open_feed(0);
+    let reader = DeviceId(2);
+    let (key, mut position) = feed.follow(Arc::new(Handle::new(reader)), SLOT, None);
+    feed.offer(ephemeral());
+    feed.advance_to(Seq(2));
+    feed.offer(ephemeral());
+    feed.offer(push(3));
+    let mut seqs = Vec::new();
+    let mut read = |position: &mut Position| {
+        let read = feed.read(key, position, reader, |push| {
+            seqs.push(push.seq.get());
+            true
+        });
+        (read.0, std::mem::take(&mut seqs))
+    };
+    assert_eq!(read(&mut position), (Read::Behind, vec![]));
+    position.seq = Seq(1);
+    assert_eq!(read(&mut position), (Read::Behind, vec![]));
+    position.seq = Seq(2);
+    assert_eq!(read(&mut position), (Read::UpToDate, vec![0, 3]));
+}
+
+#[test]
+fn follower_may_begin_before_the_head_and_reads_what_it_lacks_from_the_timeline() {
+    let feed = open_feed(5);
+    let reader = DeviceId(2);
+    let (key, mut position) = feed.follow(Arc::new(Handle::new(reader)), SLOT, Some(Seq(3)));
+    feed.offer(push(6));
+    let read = |position: &mut Position| feed.read(key, position, reader, |_| true);
+    assert_eq!(read(&mut position), (Read::Behind, 0));
+    position.seq = Seq(5);
+    assert_eq!(read(&mut position), (Read::UpToDate, 1));
+}
+
+#[test]
+fn every_follower_of_many_is_woken_once() {
+    let feed = open_feed(0);
+    let count = 2 * WAKE_CHUNK as i64 + 3;
+    let handles: Vec<_> = (1..=count)
+        .map(|id| Arc::new(Handle::new(DeviceId(id))))
+        .collect();
+    let keys: Vec<_> = handles
+        .iter()
+        .map(|handle| feed.follow(Arc::clone(handle), SLOT, None))
+        .collect();
+    let (first, position) = keys[0];
+    feed.unfollow(first, position);
+    for seq in 1..=2 {
+        feed.offer(push(seq));
+    }
+    let woken: Vec<_> = handles.iter().map(|handle| handle.take_ready()).collect();
+    assert_eq!(woken[0], Vec::<u32>::new());
+    assert!(woken[1..].iter().all(|slots| slots == &[SLOT]));
+}
+
+/// A message of a small group stands in the rings of all its members.
+#[test]
+fn message_in_many_rings_counts_once() {
+    let budget = Arc::new(Budget::default());
+    let template = push(1).template;
+    let feeds: Vec<_> = (0..10)
+        .map(|_| {
+            let feed = Feed::new(USER, Arc::clone(&budget));
+            feed.open(Seq::ZERO);
+            feed.follow(Arc::new(Handle::new(DeviceId(2))), SLOT, None);
+            feed.offer(template.push(Seq(1)));
+            feed
+        })
+        .collect();
+    let bytes = template.push(Seq(1)).bytes();
+    drop(template);
+    assert_eq!(budget.taken(), bytes + 10 * SLOT_BYTES);
+    drop(feeds);
+    assert_eq!(budget.taken(), 0);
+}
+
 #[test]
 fn feed_without_followers_keeps_its_head_and_no_push() {
     let feed = open_feed(5);
@@ -89,20 +176,20 @@ fn feed_without_followers_keeps_its_head_and_no_push() {
     }
     assert_eq!(feed.head(), Some(Seq(7)));
     assert!(feed.lock().ring.is_empty());
-    assert_eq!(feed.budget.0.load(Ordering::Relaxed), 0);
+    assert_eq!(feed.budget.taken(), 0);
 }
 
 #[test]
 fn ring_nobody_reads_is_given_back_by_the_second_sweep() {
     let feed = open_feed(0);
     let stuck = Arc::new(Handle::new(DeviceId(2)));
-    let (key, mut position) = feed.follow(stuck, SLOT);
+    let (key, mut position) = feed.follow(stuck, SLOT, None);
     feed.offer(push(1));
     feed.sweep();
     assert_eq!(feed.lock().ring.len(), 1);
     feed.sweep();
     assert_eq!(feed.lock().ring.len(), 0);
-    assert_eq!(feed.budget.0.load(Ordering::Relaxed), 0);
+    assert_eq!(feed.budget.taken(), 0);
     let (read, given) = feed.read(key, &mut position, DeviceId(2), |_| true);
     assert_eq!((read, given), (Read::Behind, 0));
 }

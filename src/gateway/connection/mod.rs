@@ -224,6 +224,12 @@ impl Connection {
                 }
                 Ok(())
             }
+            Event::Link(link::Event::Loaded(loaded)) => {
+                if let Some(link) = &mut self.link {
+                    link.take_loaded(*loaded);
+                }
+                Ok(())
+            }
             Event::Deadline => {
                 let now = Instant::now();
                 self.check_deadlines(now)?;

@@ -15,11 +15,11 @@ use crate::{
         link::Link,
         session::Admission,
     },
-    id::Seq,
+    id::{GroupId, Owner, Seq, UserId},
     limits::{SENDS_IN_FLIGHT_MAX, WRITE_BUFFER_BYTES_MAX},
     message::{Origin, Sent},
     pb,
-    timeline::ack::Key,
+    timeline::{ack::Key, sync::Ends},
 };
 
 impl Connection {
@@ -65,11 +65,7 @@ impl Connection {
                 self.working = Some(again);
             }
             (Admission::Sync, Some((user, _))) => {
-                self.session.begin_sync();
-                if let Some(link) = &mut self.link {
-                    link.hold();
-                }
-                self.working = Some(dispatch::sync(&self.gateway, user, input));
+                self.begin_sync(user, head, input.data);
             }
             (Admission::Send, Some((user, device))) => {
                 let from = Origin { user, device };
@@ -81,9 +77,8 @@ impl Connection {
                     self.answer(&head.error(&error));
                 }
             }
-            (Admission::SubscribeRoom, _) => {
-                let error = Error::bad_request("type", "this version has no rooms");
-                self.answer(&head.error(&error));
+            (Admission::SubscribeRoom, Some(_)) => {
+                self.working = Some(dispatch::subscribe_room(&self.gateway, input));
             }
             (Admission::Refuse(error), _) => self.answer(&head.error(&error)),
             (Admission::End(error), _) => {
@@ -110,18 +105,16 @@ impl Connection {
             }
             Done::Answered(answer) => self.answer(&answer),
             Done::Accepted(head, receipt) => self.receipts.push_back((head, receipt)),
-            Done::Synced {
-                answer,
-                end,
-                has_more,
-            } => {
+            Done::Synced(answer, ends) => {
                 self.answer(&answer);
-                self.page_given(end, has_more);
+                self.page_given(&ends);
             }
-            Done::SyncFailed(answer) => {
-                self.answer(&answer);
-                self.session.abandon_sync();
-                self.release();
+            Done::SyncFailed(answer) => self.sync_failed(&answer),
+            Done::RoomFound(head, lease) => {
+                if let Some(link) = &mut self.link {
+                    link.enter_room(lease);
+                }
+                self.answer(&head.empty());
             }
         }
         Ok(())
@@ -145,14 +138,35 @@ impl Connection {
         }
     }
 
-    pub(super) fn page_given(&mut self, end: Seq, has_more: bool) {
-        let counts = self.session.page_given(end, has_more, Instant::now());
-        if let Some(link) = &mut self.link {
-            link.synced(end);
+    /// What is asked for is held at once, before anything is read.
+    fn begin_sync(&mut self, user: UserId, head: Head, data: Bytes) {
+        match dispatch::decode::<pb::SyncInput>(data) {
+            Ok(asked) => {
+                self.session.begin_sync();
+                if let Some(link) = &mut self.link {
+                    link.hold(asked.group_seqs.keys().copied().map(GroupId));
+                }
+                self.working = Some(dispatch::sync(&self.gateway, user, head, asked));
+            }
+            Err(error) => self.sync_failed(&head.error(&error)),
         }
-        self.note_ack(counts);
-        if !has_more {
-            self.release();
+    }
+
+    fn sync_failed(&mut self, answer: &pb::Output) {
+        self.answer(answer);
+        self.session.abandon_sync();
+        self.release();
+    }
+
+    pub(super) fn page_given(&mut self, ends: &Ends) {
+        let now = Instant::now();
+        let counts = self
+            .session
+            .page_given(ends.user.end, ends.is_unfinished(), now);
+        if let Some(link) = &mut self.link {
+            link.synced(ends);
+            let owner = link.owner();
+            self.note_ack(owner, counts);
         }
     }
 
@@ -170,21 +184,30 @@ impl Connection {
         if ack.group_id < 0 {
             return Err(Error::bad_request("group_id", "must not be negative"));
         }
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        let owner = match ack.group_id {
+            0 => link.owner(),
+            group => Owner::Group(GroupId(group)),
+        };
         // A group the user is not in is ignored, like a cursor for it.
-        if ack.group_id == 0
-            && let Some(link) = &self.link
-        {
-            let counts = self.session.ack(Seq(ack.device_ack), link.head());
-            self.note_ack(counts);
+        if let Some(head) = link.head(owner) {
+            let seq = Seq(ack.device_ack);
+            let counts = match owner {
+                Owner::User(_) => self.session.ack(seq, head),
+                Owner::Group(_) => (Seq::ZERO < seq && seq <= head).then_some(seq),
+            };
+            self.note_ack(owner, counts);
         }
         Ok(())
     }
 
-    pub(super) fn note_ack(&self, seq: Option<Seq>) {
+    pub(super) fn note_ack(&self, owner: Owner, seq: Option<Seq>) {
         if let (Some(link), Some(seq)) = (&self.link, seq) {
             let key = Key {
                 user: link.user,
-                owner: link.owner(),
+                owner,
                 device: link.device(),
             };
             self.gateway.acks.note(key, seq);

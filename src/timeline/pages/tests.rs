@@ -41,7 +41,10 @@ async fn walk(pages: &Pages, bytes_max: usize) -> Vec<Page> {
     let mut walked: Vec<Page> = Vec::new();
     let mut after = Seq::ZERO;
     loop {
-        let page = pages.read(OWNER, after, bytes_max).await.unwrap();
+        let page = pages
+            .read(OWNER, after, PAGE_MESSAGES_MAX, bytes_max)
+            .await
+            .unwrap();
         let has_more = page.has_more;
         after = Seq(page
             .messages
@@ -127,17 +130,18 @@ async fn catch_up_gives_what_the_feed_would_have_given() {
     let lease = world.router.lease(Topic::from(OWNER)).await.unwrap();
     lease.open(Seq::ZERO);
     let device = DeviceId(1);
-    let (key, mut position) = lease.follow(Arc::new(Handle::new(device)), 0);
+    let (key, mut position) = lease.follow(Arc::new(Handle::new(device)), 0, None);
     append(&world, [0, 1, 200, 20_000]).await;
-    let mut live: Vec<Box<[u8]>> = Vec::new();
-    lease.read(key, &mut position, device, |body| {
-        live.push(body.into());
+    let body = |push: &Push| push.encode(UserId(READER)).pieces().concat();
+    let mut live = Vec::new();
+    lease.read(key, &mut position, device, |push| {
+        live.push(body(push));
         true
     });
     let pushes = pages(&world).catch_up(OWNER, Seq::ZERO).await.unwrap();
     assert!(pushes.iter().map(|push| push.seq.get()).eq(1..=4));
-    assert!(pushes.iter().all(|push| push.origin == DeviceId(10)));
-    assert!(pushes.iter().map(|push| &push.body).eq(&live));
+    assert!(pushes.iter().all(|push| push.origin() == DeviceId(10)));
+    assert!(pushes.iter().map(body).eq(live));
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ async fn many_senders_at_once_leave_no_gap_and_are_published_in_order() {
         .unwrap();
     lease.open(Seq::ZERO);
     let device = DeviceId(1);
-    let (key, mut position) = lease.follow(Arc::new(Handle::new(device)), 0);
+    let (key, mut position) = lease.follow(Arc::new(Handle::new(device)), 0, None);
 
     let senders = (1..=SENDERS).map(|sender| {
         let writer = world.writer.clone();
@@ -180,8 +180,9 @@ async fn many_senders_at_once_leave_no_gap_and_are_published_in_order() {
         );
     }
     let mut pushed = Vec::new();
-    lease.read(key, &mut position, device, |body| {
-        let output = <pb::Output as prost::Message>::decode(body).unwrap();
+    lease.read(key, &mut position, device, |push| {
+        let body = push.encode(UserId(1)).pieces().concat();
+        let output = <pb::Output as prost::Message>::decode(&*body).unwrap();
         let pushed_one = <pb::MessageSend as prost::Message>::decode(output.data).unwrap();
         let message = pushed_one.message.unwrap();
         let content = String::from_utf8(message.message_content.to_vec()).unwrap();

@@ -3,7 +3,21 @@
 
 use std::collections::BTreeSet;
 
-use super::{super::*, plan::Step};
+use prost::Message as _;
+
+use super::{
+    super::{
+        state::{SLOT_BYTES, Slot},
+        *,
+    },
+    plan::Step,
+};
+use crate::{
+    delivery::push::Template,
+    id::UserId,
+    limits::{RING_BYTES_MAX, RING_FRAMES_MAX, RINGS_BYTES_MAX},
+    pb,
+};
 
 /// The slot every follower is woken with.
 pub(super) const SLOT: u32 = 7;
@@ -24,25 +38,35 @@ pub(super) struct Taken {
     pub(super) number: u64,
     pub(super) device: DeviceId,
     pub(super) size: usize,
+    /// The head when it was taken.
+    pub(super) head: i64,
 }
 
 impl Taken {
     pub(super) fn push(self) -> Push {
-        let mut body = vec![0; self.size];
-        body[..8].copy_from_slice(&self.seq.to_le_bytes());
-        body[8..16].copy_from_slice(&self.number.to_le_bytes());
-        Push {
-            seq: Seq(self.seq),
-            origin: self.device,
-            body: body.into_boxed_slice(),
-        }
+        let mut content = vec![0; self.size];
+        content[..8].copy_from_slice(&self.number.to_le_bytes());
+        let message = pb::Message {
+            message_content: content.into(),
+            ..Default::default()
+        };
+        Arc::new(Template::new(message, self.device)).push(Seq(self.seq))
+    }
+
+    /// What it takes of a ring's bound.
+    fn bytes(self) -> usize {
+        1 + prost::length_delimiter_len(self.size) + self.size
     }
 }
 
-/// The seq and the number in a body.
-fn parse(body: &[u8]) -> (i64, u64) {
-    let word = |at: usize| <[u8; 8]>::try_from(&body[at..at + 8]).unwrap();
-    (i64::from_le_bytes(word(0)), u64::from_le_bytes(word(8)))
+/// The seq and the number of a push.
+fn parse(push: &Push) -> (i64, u64) {
+    let body = push.encode(UserId(1)).pieces().concat();
+    let output = pb::Output::decode(&*body).unwrap();
+    let message = pb::MessageSend::decode(output.data).unwrap().message;
+    let content = message.unwrap().message_content;
+    let number = <[u8; 8]>::try_from(&content[..8]).unwrap();
+    (push.seq.get(), u64::from_le_bytes(number))
 }
 
 #[derive(Debug)]
@@ -117,7 +141,10 @@ impl Model {
             Step::Ephemeral { device, size } => self.offer_ephemeral(device, size),
             Step::Advance(index) => self.advance(index.index(self.timeline.len() + 1) as i64),
             Step::Open(index) => self.open(index.index(self.timeline.len() + 1) as i64),
-            Step::Follow { device } => self.follow(device),
+            Step::Follow { device, after } => {
+                let after = after.map(|at| at.index(self.timeline.len() + 1) as i64);
+                self.follow(device, after);
+            }
             Step::Unfollow(index) if !self.readers.is_empty() => {
                 let reader = self.readers.remove(index.index(self.readers.len()));
                 self.feed.unfollow(reader.key, reader.position);
@@ -174,6 +201,7 @@ impl Model {
             number: self.ephemerals,
             device,
             size,
+            head: self.head.unwrap_or(0),
         };
         self.feed.offer(push.push());
         self.take(push);
@@ -186,6 +214,7 @@ impl Model {
             number: 0,
             device,
             size,
+            head: seq,
         }
     }
 
@@ -195,8 +224,8 @@ impl Model {
         }
         self.settle();
         while self.ring().len() >= RING_FRAMES_MAX
-            || self.bytes() + push.size > RING_BYTES_MAX
-            || (self.others + self.bytes() > RINGS_BYTES_MAX && !self.ring().is_empty())
+            || self.bytes() + push.bytes() > RING_BYTES_MAX
+            || (self.budgeted() > RINGS_BYTES_MAX && !self.ring().is_empty())
         {
             self.first += 1;
         }
@@ -232,10 +261,12 @@ impl Model {
         }
     }
 
-    fn follow(&mut self, device: DeviceId) {
+    fn follow(&mut self, device: DeviceId, after: Option<i64>) {
         let handle = Arc::new(Handle::new(device));
-        let (key, position) = self.feed.follow(Arc::clone(&handle), SLOT);
-        assert_eq!(position.seq.get(), self.head.unwrap_or(0));
+        let begins = after.map(Seq);
+        let (key, position) = self.feed.follow(Arc::clone(&handle), SLOT, begins);
+        let head = self.head.unwrap_or(0);
+        assert_eq!(position.seq.get(), after.unwrap_or(head));
         self.readers.push(Reader {
             handle,
             key,
@@ -244,7 +275,8 @@ impl Model {
             seq: position.seq.get(),
             ephemeral: self.ephemerals,
             woken: false,
-            told: false,
+            // It reads by itself when it begins before the head.
+            told: position.seq.get() < head,
         });
     }
 
@@ -253,8 +285,8 @@ impl Model {
         let reader = &mut self.readers[at];
         let ring = self.first.max(reader.position.offset as usize)..end;
         let mut written = Vec::new();
-        let write = |body: &[u8]| {
-            written.push(parse(body));
+        let write = |push: &Push| {
+            written.push(parse(push));
             written.len() < room
         };
         let position = &mut reader.position;
@@ -266,6 +298,10 @@ impl Model {
         for (seq, number) in written.iter().copied() {
             if seq == 0 {
                 assert!(number > reader.ephemeral, "ephemeral {number} came again");
+                let mut taken = self.taken.iter();
+                let taken = taken.find(|push| (push.seq, push.number) == (0, number));
+                let place = taken.unwrap().head;
+                assert!((reader.seq + 1..=place).all(is_own), "it came too early");
                 reader.ephemeral = number;
             } else {
                 assert!(seq > reader.seq, "{seq} came after {}", reader.seq);
@@ -342,7 +378,12 @@ impl Model {
     }
 
     fn bytes(&self) -> usize {
-        self.ring().iter().map(|push| push.size).sum()
+        self.ring().iter().map(|push| push.bytes()).sum()
+    }
+
+    /// What all rings hold.
+    fn budgeted(&self) -> usize {
+        self.others + self.bytes() + self.ring().len() * SLOT_BYTES
     }
 
     fn check(&mut self) {
@@ -379,10 +420,7 @@ impl Model {
             self.ring()
         );
         assert_eq!(state.bytes, self.bytes());
-        assert_eq!(
-            self.budget.0.load(Ordering::Relaxed),
-            self.others + state.bytes
-        );
+        assert_eq!(self.budget.taken(), self.budgeted());
         assert!(state.ring.len() <= RING_FRAMES_MAX);
         assert!(state.bytes <= RING_BYTES_MAX);
         let persisted: Vec<i64> = state.ring.iter().map(seqs).filter(|seq| *seq > 0).collect();
@@ -405,6 +443,6 @@ impl Model {
         self.settle();
         self.check();
         assert!(self.feed.lock().ring.is_empty());
-        assert_eq!(self.budget.0.load(Ordering::Relaxed), self.others);
+        assert_eq!(self.budget.taken(), self.others);
     }
 }

@@ -29,8 +29,10 @@ pub(super) enum Step {
     Advance(Index),
     /// The feed is told a head.
     Open(Index),
+    /// A follower comes, to the head or to an entry.
     Follow {
         device: DeviceId,
+        after: Option<Index>,
     },
     Unfollow(Index),
     /// A follower reads and refuses more after so many pushes.
@@ -65,7 +67,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         3 => (device(), size()).prop_map(|(device, size)| Step::Ephemeral { device, size }),
         1 => index().prop_map(Step::Advance),
         1 => index().prop_map(Step::Open),
-        2 => device().prop_map(|device| Step::Follow { device }),
+        2 => (device(), any::<Option<Index>>())
+            .prop_map(|(device, after)| Step::Follow { device, after }),
         1 => index().prop_map(Step::Unfollow),
         8 => (index(), room).prop_map(|(follower, room)| Step::Read { follower, room }),
         3 => (index(), index()).prop_map(|(follower, to)| Step::FromTimeline { follower, to }),

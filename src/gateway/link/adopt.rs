@@ -1,0 +1,104 @@
+//! Following the user's large groups, and what changes when his memberships were loaded anew.
+//!
+//! Invariant: of a group that he has left, nothing that stands after his leaving is given. Whoever
+//! gives its entries passes the removal among them and stops (`Noticed::has_left`), and only
+//! memberships that were loaded after that bring it on, from where he joined again.
+
+use super::{
+    Link,
+    follows::SlotKey,
+    memberships::{self, Loaded},
+};
+use crate::{
+    delivery::{router::Lease, topic::Topic},
+    error::Result,
+    gateway::Gateway,
+    id::{GroupId, Seq},
+    store::{group::Membership, within_deadline},
+};
+
+impl Link {
+    /// Follows the groups that a user is in as he signs in, each from its head then.
+    pub(super) async fn follow_groups(
+        &mut self,
+        gateway: &Gateway,
+        memberships: &[Membership],
+    ) -> Result<()> {
+        if memberships.is_empty() {
+            return Ok(());
+        }
+        let groups = memberships.iter().map(|membership| membership.group);
+        let leases = memberships::lease(&gateway.store, &gateway.router, groups);
+        let leases = within_deadline(leases).await?;
+        self.follows.reserve_groups(leases.len());
+        for (membership, lease) in memberships.iter().zip(leases) {
+            let after = membership.head.max(membership.joined);
+            self.follows.follow(lease, Some(after));
+        }
+        Ok(())
+    }
+
+    /// Begins to load the user's memberships, if something was passed that changes them.
+    pub(super) fn refresh_memberships(&mut self, gateway: &Gateway) {
+        let follows = &self.follows;
+        let followed = || {
+            follows
+                .groups()
+                .into_iter()
+                .map(|(group, _)| group)
+                .collect()
+        };
+        self.memberships.refresh(gateway, followed);
+    }
+
+    /// Takes over the user's memberships.
+    pub(in crate::gateway) fn take_loaded(&mut self, loaded: Loaded) {
+        let Loaded {
+            memberships,
+            leases,
+        } = loaded;
+        let joined = |group: GroupId| {
+            let place = memberships.binary_search_by_key(&group, |membership| membership.group);
+            place.ok().map(|place| memberships[place].joined)
+        };
+        for (group, slot) in self.follows.groups() {
+            match joined(group) {
+                Some(joined) => self.confirm(slot, joined),
+                None => self.unfollow(slot),
+            }
+        }
+        for lease in leases {
+            if let Topic::Group(group) = lease.topic()
+                && let Some(joined) = joined(group)
+            {
+                self.follow_new(lease, group, joined);
+            }
+        }
+        self.memberships.adopted();
+    }
+
+    /// The user is in this group, after `joined`. If he has left since that was loaded, it goes on
+    /// waiting.
+    fn confirm(&mut self, slot: SlotKey, joined: Seq) {
+        let is_settled = self.memberships.is_settled();
+        let Some(follow) = self.follows.get_mut(slot) else {
+            return;
+        };
+        if follow.position.seq < joined {
+            follow.position.seq = joined;
+        }
+        if is_settled {
+            follow.is_in_doubt = false;
+        }
+        self.follows.make_ready(slot);
+    }
+
+    /// Follows a group from where the user joined it, or where a sync has come to by now.
+    fn follow_new(&mut self, lease: Lease, group: GroupId, joined: Seq) {
+        let early = self.memberships.early(group);
+        let slot = self.follows.follow(lease, Some(early.end.max(joined)));
+        if early.is_unfinished {
+            self.hold_also(slot);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Waiting for syncs, each timeline by itself: while a device pulls pages of one, nothing of it is
+//! pushed; after its last page pushing goes on from there, whatever the others wait for.
+
+use super::{Link, USER_SLOT, follows::SlotKey, memberships::Given};
+use crate::{
+    id::GroupId,
+    timeline::sync::{Ends, GroupEnd},
+};
+
+impl Link {
+    /// The device asks for its user's timeline and those of `groups`: their pushes wait from here
+    /// on, and nothing else does any more.
+    pub(in crate::gateway) fn hold(&mut self, groups: impl Iterator<Item = GroupId>) {
+        self.memberships.end_early_syncs();
+        let groups = groups.filter_map(|group| self.follows.of_group(group));
+        let held = std::iter::once(USER_SLOT).chain(groups).collect();
+        self.hold_only(held);
+    }
+
+    /// The device was given a page: each timeline goes on from where the page ended, and waits as
+    /// long as the sync is not through with it.
+    pub(in crate::gateway) fn synced(&mut self, ends: &Ends) {
+        let user = &ends.user;
+        self.memberships.synced(user.after, user.end, user.mark);
+        if let Some(follow) = self.follows.get_mut(USER_SLOT) {
+            follow.position.seq = user.end;
+        }
+        let mut held: Vec<SlotKey> = Vec::new();
+        if user.is_unfinished {
+            held.push(USER_SLOT);
+        }
+        for group in &ends.groups {
+            held.extend(self.group_synced(group));
+        }
+        self.hold_only(held);
+    }
+
+    /// Takes over where a group's page ended. Returns its slot if the sync goes on.
+    fn group_synced(&mut self, group: &GroupEnd) -> Option<SlotKey> {
+        let Some(slot) = self.follows.of_group(group.group) else {
+            let end = group.end.unwrap_or_default();
+            let given = Given {
+                end,
+                is_unfinished: group.is_unfinished,
+            };
+            self.memberships.given_early(group.group, given);
+            return None;
+        };
+        let follow = self.follows.get_mut(slot)?;
+        if let Some(end) = group.end {
+            // One that was not held, because it is followed only since, may have gone beyond it.
+            let is_ahead = !follow.is_held && follow.position.seq > end;
+            if !is_ahead {
+                follow.position.seq = end;
+            }
+        }
+        group.is_unfinished.then_some(slot)
+    }
+
+    /// Pushes of all timelines go on from where the device is.
+    pub(in crate::gateway) fn release(&mut self) {
+        self.memberships.end_early_syncs();
+        self.hold_only(Vec::new());
+    }
+
+    /// Exactly the timelines of these slots wait from here on.
+    fn hold_only(&mut self, held: Vec<SlotKey>) {
+        let before = std::mem::replace(&mut self.held, held);
+        self.mark_held(&before, false);
+        let held = std::mem::take(&mut self.held);
+        self.mark_held(&held, true);
+        self.held = held;
+        for slot in before {
+            self.follows.make_ready(slot);
+        }
+    }
+
+    fn mark_held(&mut self, slots: &[SlotKey], is_held: bool) {
+        for slot in slots {
+            if let Some(follow) = self.follows.get_mut(*slot) {
+                follow.is_held = is_held;
+            }
+        }
+    }
+
+    /// One timeline more waits for the sync that is under way.
+    pub(super) fn hold_also(&mut self, slot: SlotKey) {
+        self.held.push(slot);
+        self.mark_held(&[slot], true);
+    }
+}

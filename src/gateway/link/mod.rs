@@ -1,0 +1,291 @@
+//! What a connection holds once it has signed in: its place in the registry and the feeds it
+//! follows, with its position in each. Dropping it gives all of that back.
+//!
+//! It follows its user's timeline, his large groups, what goes to everyone, and a room if it has
+//! subscribed to one. Here stand the sign-in and the reading of feeds; beside it, reading timelines
+//! for those that were left behind (`catch_up`), waiting for syncs (`holding`), and following his
+//! groups as they change (`memberships`, `adopt`).
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::BytesMut;
+
+use self::{
+    catch_up::CatchingUp,
+    follows::{Follows, SlotKey},
+    memberships::{Loaded, Memberships},
+    outlet::{Noticed, Outlet},
+};
+use super::{Gateway, frame::Framing};
+use crate::{
+    auth,
+    delivery::{
+        feed::Read,
+        handle::{Credential, Eviction, Handle},
+        registry::Registry,
+        router::Lease,
+        topic::Topic,
+    },
+    error::{Error, Result},
+    id::{DeviceId, Owner, Seq, UserId},
+    limits::WRITE_BUFFER_BYTES_MAX,
+    timeline::{ack::Key, pages::Pushes},
+};
+
+mod adopt;
+mod catch_up;
+mod follows;
+mod holding;
+mod memberships;
+mod outlet;
+
+/// A signed-in session's hold on the rest of the server.
+pub(super) struct Link {
+    pub(super) user: UserId,
+    /// The head of its user's timeline when it signed in: where its pushes begin.
+    pub(super) signed_in_at: Seq,
+    /// What the device had acknowledged of its user's timeline by then.
+    pub(super) acked: Seq,
+    entered: Entered,
+    follows: Follows,
+    memberships: Memberships,
+    room: Option<SlotKey>,
+    /// The slots of timelines that wait to be read, because their feeds have left the session behind.
+    behind: VecDeque<SlotKey>,
+    /// The one that is being read.
+    catching_up: Option<CatchingUp>,
+    /// The slots of timelines that wait for a sync.
+    held: Vec<SlotKey>,
+}
+
+/// What happens to a session without the device's doing.
+pub(super) enum Event {
+    /// A feed has something new, or the session was evicted.
+    Woken,
+    /// The timeline of this slot's feed was read.
+    CaughtUp(SlotKey, Pushes),
+    /// The user's memberships were loaded.
+    Loaded(Box<Loaded>),
+}
+
+/// A place in the registry.
+struct Entered {
+    handle: Arc<Handle>,
+    registry: Arc<Registry>,
+}
+
+/// The slot of the user's own feed.
+const USER_SLOT: SlotKey = 0;
+/// The feeds that every session follows: its user's, and everyone's.
+const FOLLOWS_MIN: usize = 2;
+
+impl Link {
+    /// Signs a device in: it enters the registry, its user's feed is listed, its token is checked
+    /// and its generation raised, and only then is it live. In this order a revocation, a newer
+    /// sign-in or a message that comes meanwhile finds it.
+    ///
+    /// # Errors
+    /// 10000 when the credential does not hold; 10003 when too many sign in; 10004 when the
+    /// database does not answer or the instance is draining.
+    pub(super) async fn sign_in(
+        gateway: &Gateway,
+        user: UserId,
+        device: DeviceId,
+        token: &str,
+    ) -> Result<Box<Self>> {
+        let token_hash = auth::token::hash(token).ok_or_else(Error::sign_in_again)?;
+        if user.get() <= 0 || device.get() <= 0 {
+            return Err(Error::sign_in_again());
+        }
+        if gateway.draining.is_cancelled() {
+            return Err(Error::try_again("this instance is shutting down"));
+        }
+        let entered = Entered::new(device, &gateway.registry);
+        let lease = gateway.router.lease(Topic::User(user)).await?;
+        let everyone = gateway.router.lease(Topic::Everyone).await?;
+        // Memory before the database: an ack that is written in between is seen twice, not never.
+        let unwritten = gateway.acks.unwritten(&Key {
+            user,
+            owner: Owner::User(user),
+            device,
+        });
+        let signed = gateway.sign_ins.sign_in(user, device, token_hash).await?;
+        lease.open(signed.head);
+        let mut follows = Follows::new(&gateway.router, &entered.handle, FOLLOWS_MIN);
+        follows.follow(lease, Some(signed.head));
+        follows.follow(everyone, None);
+        let credential = Credential {
+            user,
+            generation: signed.generation,
+            token_hash,
+            expires_at: signed.expires_at,
+        };
+        gateway.registry.sign_in(&entered.handle, credential);
+        let mut link = Box::new(Self {
+            user,
+            signed_in_at: signed.head,
+            acked: signed.acked.max(unwritten),
+            entered,
+            follows,
+            memberships: Memberships::new(user, signed.head),
+            room: None,
+            behind: VecDeque::new(),
+            catching_up: None,
+            held: Vec::new(),
+        });
+        link.follow_groups(gateway, &signed.memberships).await?;
+        if gateway.draining.is_cancelled() {
+            link.handle().evict(Eviction::Draining);
+        }
+        Ok(link)
+    }
+
+    pub(super) fn device(&self) -> DeviceId {
+        self.handle().device()
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.entered.handle
+    }
+
+    /// The last position that this instance knows of the user's timeline, or of a large group's
+    /// that the session follows: the feed's head, or beyond it what the session was given.
+    pub(super) fn head(&self, owner: Owner) -> Option<Seq> {
+        let slot = match owner {
+            Owner::User(_) => USER_SLOT,
+            Owner::Group(group) => self.follows.of_group(group)?,
+        };
+        let follow = self.follows.get(slot)?;
+        (!follow.is_in_doubt).then(|| follow.head())
+    }
+
+    /// Moves to another room, or with `None` out of the one it is in.
+    pub(super) fn enter_room(&mut self, lease: Option<Lease>) {
+        let room = lease.as_ref().and_then(|lease| match lease.topic() {
+            Topic::Room(room) => Some(room),
+            Topic::User(_) | Topic::Group(_) | Topic::Everyone => None,
+        });
+        // Who is in it already stays where he is in its feed.
+        if room.is_some() && room == self.handle().room() {
+            return;
+        }
+        if let Some(slot) = self.room.take() {
+            self.unfollow(slot);
+        }
+        self.room = lease.map(|lease| self.follows.follow(lease, None));
+        self.handle().enter_room(room);
+    }
+
+    /// Takes over what the feeds have reported.
+    pub(super) fn take_ready(&mut self) {
+        self.follows.take_ready();
+    }
+
+    /// Writes what the feeds have into `out`, until nothing is left or `out` is full, and begins to
+    /// read and load what is missing. Returns how many messages it wrote.
+    pub(super) fn pull(&mut self, gateway: &Gateway, framing: &Framing, out: &mut BytesMut) -> u32 {
+        let mut given = 0;
+        while out.len() < WRITE_BUFFER_BYTES_MAX
+            && let Some(slot) = self.follows.next_ready()
+        {
+            given += self.read(slot, framing, out);
+        }
+        if out.len() < WRITE_BUFFER_BYTES_MAX {
+            self.begin_catch_up(gateway);
+        }
+        self.refresh_memberships(gateway);
+        given
+    }
+
+    /// Reads one feed.
+    fn read(&mut self, slot: SlotKey, framing: &Framing, out: &mut BytesMut) -> u32 {
+        let device = self.device();
+        let mut outlet = self.outlet(framing, out);
+        let Some(follow) = self.follows.get_mut(slot) else {
+            return 0;
+        };
+        let (read, given) = follow.read(device, |push| outlet.put(push));
+        let noticed = outlet.noticed;
+        match read {
+            Read::UpToDate => {}
+            // Behind those that are ready too: a feed that never ends does not starve them.
+            Read::Full => self.follows.make_ready(slot),
+            Read::Behind => self.fall_behind(slot),
+        }
+        self.notice(slot, noticed);
+        given
+    }
+
+    fn outlet<'a>(&self, framing: &'a Framing, out: &'a mut BytesMut) -> Outlet<'a> {
+        Outlet {
+            reader: self.user,
+            framing,
+            out,
+            covered: self.memberships.covered(),
+            noticed: Noticed::default(),
+        }
+    }
+
+    /// Draws the conclusions from what was given of one feed.
+    fn notice(&mut self, slot: SlotKey, noticed: Noticed) {
+        if noticed.has_left || noticed.memberships_changed {
+            self.memberships.outdate();
+        }
+        let Some(follow) = self.follows.get_mut(slot) else {
+            return;
+        };
+        follow.is_in_doubt |= noticed.has_left;
+        if slot == USER_SLOT {
+            self.memberships.passed(follow.position.seq);
+        }
+    }
+
+    /// True when a feed can be read on at once.
+    pub(super) fn is_ready(&self) -> bool {
+        self.follows.has_ready()
+    }
+
+    /// Waits until the session was woken, or something was read or loaded. Cancel safe.
+    pub(super) async fn event(&mut self) -> Event {
+        let Self {
+            entered,
+            catching_up,
+            memberships,
+            ..
+        } = self;
+        tokio::select! {
+            () = entered.handle.woken() => Event::Woken,
+            (slot, pushes) = catch_up::caught_up(catching_up) => Event::CaughtUp(slot, pushes),
+            loaded = memberships.loaded() => Event::Loaded(loaded),
+        }
+    }
+
+    fn unfollow(&mut self, slot: SlotKey) {
+        if self.catching_up.as_ref().is_some_and(|c| c.slot == slot) {
+            self.catching_up = None;
+        }
+        self.follows.unfollow(slot);
+    }
+
+    /// The timeline of the session's own user.
+    pub(super) const fn owner(&self) -> Owner {
+        Owner::User(self.user)
+    }
+}
+
+impl Entered {
+    fn new(device: DeviceId, registry: &Arc<Registry>) -> Self {
+        let handle = Arc::new(Handle::new(device));
+        registry.enter(&handle);
+        Self {
+            handle,
+            registry: Arc::clone(registry),
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.registry.leave(&self.handle);
+    }
+}
