@@ -28,6 +28,8 @@ use crate::{
     user::{Accounts, Directory},
 };
 
+pub mod rows;
+
 /// When the clock of a [`World`] starts, in unix milliseconds.
 pub const START_MS: i64 = 1_700_000_000_000;
 
@@ -42,7 +44,7 @@ pub struct World {
     pub devices: Devices,
     pub messages: Arc<Messages>,
     pub groups: Arc<Groups>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// `[sign_in]` as it is by default, but with a test code.
@@ -97,8 +99,13 @@ impl World {
             directory,
             store,
             clock,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// A connection to the same file that the server knows nothing of.
+    pub fn foreign_connection(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("im.db")).unwrap()
     }
 
     pub async fn device(&self) -> DeviceId {

@@ -244,6 +244,19 @@ impl Feed {
         (read, given)
     }
 
+    /// Moves a position past everything that came up to the entry `seq`, and to it unless it is
+    /// beyond that: past ephemeral pushes too, which whoever was not there yet must not be given.
+    pub fn skip_to(&self, seq: Seq, position: &mut Position) {
+        let mut state = self.lock();
+        let begin = position.offset.max(state.first);
+        let ahead = state.ring.range((begin - state.first) as usize..);
+        let skipped = ahead.take_while(|slot| slot.head <= seq).count();
+        position.offset = begin + skipped as u64;
+        position.seq = position.seq.max(seq);
+        state.pass(begin, position.offset);
+        state.drop_read(&self.budget);
+    }
+
     /// Gives back a ring nobody has read from since the last call: its readers are stuck, and the
     /// timeline has what they miss.
     pub fn sweep(&self) {

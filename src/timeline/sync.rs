@@ -55,6 +55,8 @@ pub struct UserEnd {
 pub struct GroupEnd {
     /// Which group.
     pub group: GroupId,
+    /// Its part begins after this position.
+    pub after: Seq,
     /// The last position that the device has after it; `None` when there was no room for the group.
     pub end: Option<Seq>,
     /// The timeline goes on.
@@ -245,6 +247,7 @@ impl Filling {
             if !has_room || (messages.is_empty() && !asked.reset) {
                 self.ends.push(GroupEnd {
                     group: asked.group,
+                    after: asked.after,
                     end: None,
                     is_unfinished: true,
                 });
@@ -255,6 +258,7 @@ impl Filling {
         }
         self.ends.push(GroupEnd {
             group: asked.group,
+            after: asked.after,
             end: Some(end),
             is_unfinished: end < asked.head,
         });
@@ -321,3 +325,6 @@ fn check(input: &pb::SyncInput) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,7 @@ impl Link {
         for (group, slot) in self.follows.groups() {
             match joined(group) {
                 Some(joined) => self.confirm(slot, joined),
-                None => self.unfollow(slot),
+                None => self.drop_group(group, slot),
             }
         }
         for lease in leases {
@@ -84,13 +84,20 @@ impl Link {
         let Some(follow) = self.follows.get_mut(slot) else {
             return;
         };
-        if follow.position.seq < joined {
-            follow.position.seq = joined;
-        }
+        follow.skip_to(joined);
         if is_settled {
             follow.is_in_doubt = false;
         }
         self.follows.make_ready(slot);
+    }
+
+    /// The user is not in this group. If he comes back while a sync of it is under way, it waits for
+    /// that again.
+    fn drop_group(&mut self, group: GroupId, slot: SlotKey) {
+        if self.follows.get(slot).is_some_and(|follow| follow.is_held) {
+            self.memberships.asked_early(group);
+        }
+        self.unfollow(slot);
     }
 
     /// Follows a group from where the user joined it, or where a sync has come to by now.

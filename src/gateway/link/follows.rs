@@ -210,6 +210,11 @@ impl Follow {
         self.is_held || self.is_in_doubt || self.is_behind
     }
 
+    /// Leaves out whatever came up to an entry, see [`Feed::skip_to`].
+    pub(super) fn skip_to(&mut self, seq: Seq) {
+        self.feed.skip_to(seq, &mut self.position);
+    }
+
     /// Reads on, see [`Feed::read`].
     pub(super) fn read(
         &mut self,

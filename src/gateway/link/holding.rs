@@ -12,8 +12,13 @@ impl Link {
     /// on, and nothing else does any more.
     pub(in crate::gateway) fn hold(&mut self, groups: impl Iterator<Item = GroupId>) {
         self.memberships.end_early_syncs();
-        let groups = groups.filter_map(|group| self.follows.of_group(group));
-        let held = std::iter::once(USER_SLOT).chain(groups).collect();
+        let mut held = vec![USER_SLOT];
+        for group in groups {
+            match self.follows.of_group(group) {
+                Some(slot) => held.push(slot),
+                None => self.memberships.asked_early(group),
+            }
+        }
         self.hold_only(held);
     }
 
@@ -25,6 +30,7 @@ impl Link {
         if let Some(follow) = self.follows.get_mut(USER_SLOT) {
             follow.position.seq = user.end;
         }
+        self.memberships.end_early_syncs();
         let mut held: Vec<SlotKey> = Vec::new();
         if user.is_unfinished {
             held.push(USER_SLOT);
@@ -48,11 +54,11 @@ impl Link {
         };
         let follow = self.follows.get_mut(slot)?;
         if let Some(end) = group.end {
-            // One that was not held, because it is followed only since, may have gone beyond it.
-            let is_ahead = !follow.is_held && follow.position.seq > end;
-            if !is_ahead {
-                follow.position.seq = end;
+            // What the page skips is not for him, or the device has it.
+            if group.after > follow.position.seq {
+                follow.skip_to(group.after);
             }
+            follow.position.seq = end;
         }
         group.is_unfinished.then_some(slot)
     }

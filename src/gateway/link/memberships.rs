@@ -32,7 +32,7 @@ pub(super) struct Memberships {
     /// Something has changed since the last load began.
     is_stale: bool,
     loading: Option<BoxFuture<'static, Box<Loaded>>>,
-    /// What syncs gave of groups that are not followed yet.
+    /// What syncs gave, or are to give, of groups that are not followed (yet, or for now).
     early: BTreeMap<GroupId, Given>,
 }
 
@@ -94,6 +94,11 @@ impl Memberships {
         self.passed(end);
     }
 
+    /// A sync asks for a group that is not followed: it waits for that as soon as it is.
+    pub(super) fn asked_early(&mut self, group: GroupId) {
+        self.early.entry(group).or_default().is_unfinished = true;
+    }
+
     /// A sync gave a group that is not followed: it was joined a moment ago.
     pub(super) fn given_early(&mut self, group: GroupId, given: Given) {
         self.early.insert(group, given);
@@ -107,15 +112,16 @@ impl Memberships {
 
     /// No sync goes on.
     pub(super) fn end_early_syncs(&mut self) {
-        for given in self.early.values_mut() {
+        self.early.retain(|_, given| {
             given.is_unfinished = false;
-        }
+            given.end > Seq::ZERO
+        });
     }
 
     /// What a load brought was taken over.
     pub(super) fn adopted(&mut self) {
         if self.is_settled() {
-            self.early = BTreeMap::new();
+            self.early.retain(|_, given| given.is_unfinished);
         }
     }
 

@@ -38,6 +38,8 @@ mod follows;
 mod holding;
 mod memberships;
 mod outlet;
+#[cfg(test)]
+mod tests;
 
 /// A signed-in session's hold on the rest of the server.
 pub(super) struct Link {

@@ -161,6 +161,10 @@ impl Model {
                 // It reads the feed next, by itself.
                 reader.told = true;
             }
+            Step::Skip { follower, to } if !self.readers.is_empty() => {
+                let to = to.index(self.timeline.len() + 1) as i64;
+                self.skip(follower.index(self.readers.len()), to);
+            }
             Step::Sweep => self.sweep(),
             Step::Tighten => self.tighten(),
             _ => {}
@@ -347,6 +351,18 @@ impl Model {
         if written.len() < room {
             assert_eq!(read == Read::Behind, is_missing);
         }
+    }
+
+    fn skip(&mut self, at: usize, to: i64) {
+        let reader = &mut self.readers[at];
+        let begin = self.first.max(reader.position.offset as usize);
+        self.feed.skip_to(Seq(to), &mut reader.position);
+        let ahead = &self.taken[begin..];
+        let skipped = ahead.iter().take_while(|push| push.head <= to).count();
+        assert_eq!(reader.position.offset as usize, begin + skipped);
+        reader.seq = reader.seq.max(to);
+        // It reads the feed next, by itself.
+        reader.told = true;
     }
 
     fn sweep(&mut self) {

@@ -45,6 +45,11 @@ pub(super) enum Step {
         follower: Index,
         to: Index,
     },
+    /// A follower begins anew, behind an entry.
+    Skip {
+        follower: Index,
+        to: Index,
+    },
     Sweep,
     /// Other feeds begin or cease to use up the budget.
     Tighten,
@@ -72,6 +77,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => index().prop_map(Step::Unfollow),
         8 => (index(), room).prop_map(|(follower, room)| Step::Read { follower, room }),
         3 => (index(), index()).prop_map(|(follower, to)| Step::FromTimeline { follower, to }),
+        1 => (index(), index()).prop_map(|(follower, to)| Step::Skip { follower, to }),
         1 => Just(Step::Sweep),
         1 => Just(Step::Tighten),
     ]
