@@ -7,7 +7,7 @@
 use super::{
     Link,
     follows::SlotKey,
-    memberships::{self, Loaded},
+    memberships::{self, Given, Loaded},
 };
 use crate::{
     delivery::{router::Lease, topic::Topic},
@@ -91,11 +91,15 @@ impl Link {
         self.follows.make_ready(slot);
     }
 
-    /// The user is not in this group. If he comes back while a sync of it is under way, it waits for
-    /// that again.
+    /// The user was not in this group. If he has come back since, and a sync has given or is to
+    /// give some of it, it goes on where that ends.
     fn drop_group(&mut self, group: GroupId, slot: SlotKey) {
-        if self.follows.get(slot).is_some_and(|follow| follow.is_held) {
-            self.memberships.asked_early(group);
+        if let Some(follow) = self.follows.get(slot) {
+            let given = Given {
+                end: follow.position.seq,
+                is_unfinished: follow.is_held,
+            };
+            self.memberships.dropped(group, given);
         }
         self.unfollow(slot);
     }

@@ -54,9 +54,14 @@ impl Link {
         };
         let follow = self.follows.get_mut(slot)?;
         if let Some(end) = group.end {
-            // What the page skips is not for him, or the device has it.
-            if group.after > follow.position.seq {
+            let has_skipped = group.after > follow.position.seq;
+            if has_skipped {
+                // It is not for him, or the device has it.
                 follow.skip_to(group.after);
+            }
+            if has_skipped || follow.is_in_doubt {
+                // He has come back, and what is being loaded may not know it.
+                self.memberships.outdate();
             }
             follow.position.seq = end;
         }

@@ -105,6 +105,11 @@ impl Memberships {
         self.is_stale = true;
     }
 
+    /// A group is not followed any more, for now at least.
+    pub(super) fn dropped(&mut self, group: GroupId, given: Given) {
+        self.early.insert(group, given);
+    }
+
     /// What a sync gave of a group that is to be followed now.
     pub(super) fn early(&self, group: GroupId) -> Given {
         self.early.get(&group).copied().unwrap_or_default()
