@@ -318,8 +318,9 @@ impl Messages {
             router.publish(topic, Seq::ZERO, &template);
         };
         match route {
-            Route::Timelines(To::Owners(owners) | To::Rest(owners)) => {
-                owners.iter().copied().map(Topic::from).for_each(publish);
+            Route::Timelines(to @ (To::Owners(_) | To::Rest { .. })) => {
+                let owners = to.fixed().iter().copied();
+                owners.map(Topic::from).for_each(publish);
             }
             Route::Timelines(To::Members(roster)) => {
                 roster

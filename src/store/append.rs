@@ -37,7 +37,13 @@ pub enum To {
     Group(GroupId),
     /// To those of these timelines that do not have it yet: part of a large job. The message may
     /// be stored already, by an earlier part or an earlier try.
-    Rest(Vec<Owner>),
+    Rest {
+        /// These timelines, without repeats.
+        owners: Box<[Owner]>,
+        /// Under which id an earlier part stored it, where that is known. A job without a client
+        /// message id is found again by nothing else.
+        message: Option<MessageId>,
+    },
 }
 
 impl To {
@@ -45,16 +51,27 @@ impl To {
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
-            Self::Owners(owners) | Self::Rest(owners) => owners.len(),
+            Self::Owners(_) | Self::Rest { .. } => self.fixed().len(),
             Self::Members(roster) => roster.members.len(),
             Self::Group(_) => 1,
         }
     }
 
-    /// The timelines, where they are known beforehand.
-    fn fixed(&self) -> &[Owner] {
+    /// Under which id the message is stored already, as far as that is known beforehand.
+    #[must_use]
+    pub const fn message(&self) -> Option<MessageId> {
         match self {
-            Self::Owners(owners) | Self::Rest(owners) => owners,
+            Self::Rest { message, .. } => *message,
+            Self::Owners(_) | Self::Members(_) | Self::Group(_) => None,
+        }
+    }
+
+    /// The timelines, where they are known beforehand.
+    #[must_use]
+    pub fn fixed(&self) -> &[Owner] {
+        match self {
+            Self::Owners(owners) => owners,
+            Self::Rest { owners, .. } => owners,
             Self::Members(_) | Self::Group(_) => &[],
         }
     }

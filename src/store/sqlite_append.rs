@@ -47,7 +47,7 @@ fn place(tx: &Transaction<'_>, send: &Send) -> rusqlite::Result<Placed> {
         return Ok(Placed::Conflict);
     }
     match (&send.to, known) {
-        (To::Rest(owners), known) => place_rest(tx, send, owners, known),
+        (To::Rest { owners, .. }, known) => place_rest(tx, send, owners, known),
         (_, Some(known)) => repeat(tx, send, &known),
         (To::Owners(owners), None) => insert(tx, &send.row, owners.iter().copied()),
         (To::Members(roster), None) => place_to_members(tx, send, roster),
@@ -175,7 +175,7 @@ fn find_known(tx: &Transaction<'_>, send: &Send) -> rusqlite::Result<Option<Know
             )?
             .query_row(params![row.sender_type, row.sender_id, id], known)
             .optional(),
-        (None, To::Rest(_)) => tx
+        (None, To::Rest { .. }) => tx
             .prepare_cached("SELECT id, digest, send_time FROM message WHERE id = ?1")?
             .query_row([row.id], known)
             .optional(),

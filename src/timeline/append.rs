@@ -143,7 +143,7 @@ impl Append {
         1 + self.to.len()
     }
 
-    /// The send as it is stored if it is new.
+    /// The send as it is stored if it is new, under `id` unless an earlier part of it has one.
     pub(super) fn as_stored(&self, id: MessageId) -> store::append::Send {
         let message = &self.message;
         let client_message_id = message.client_message_id.as_bytes();
@@ -152,7 +152,7 @@ impl Append {
             member: message.is_of_user().then_some(UserId(message.sender_id)),
             answer_owner: self.answer_owner,
             row: store::message::Row {
-                id: id.get(),
+                id: self.to.message().unwrap_or(id).get(),
                 sender_type: message.sender_type,
                 sender_id: message.sender_id,
                 sender_device_id: message.device.get(),
@@ -285,22 +285,27 @@ mod tests {
     async fn rest_of_a_large_job_goes_to_those_who_lack_it() {
         let world = Timelines::new().await;
         for client_id in ["job", ""] {
-            let part = |users: &[i64]| {
+            let part = |users: &[i64], message: Option<i64>| {
                 let mut part = send(9, users, client_id, client_id.as_bytes());
                 let owners = users.iter().map(|user| Owner::User(UserId(*user)));
-                part.to = To::Rest(owners.collect());
+                part.to = To::Rest {
+                    owners: owners.collect(),
+                    message: message.map(MessageId),
+                };
                 part.answer_owner = None;
                 [part]
             };
             // With an id of its sender's it is found whatever id it would get now.
-            let base = if client_id.is_empty() { 20 } else { 10 };
-            let again = base + i64::from(!client_id.is_empty());
+            let (base, known) = match client_id {
+                "" => (20, Some(20)),
+                _ => (10, None),
+            };
             let before = world.timeline(1).await.len() as i64;
-            let first = commit(&world, &part(&[1, 2]), base).await;
+            let first = commit(&world, &part(&[1, 2], None), base).await;
             assert_eq!(first, [new(base, &[(1, before + 1), (2, before + 1)])]);
-            let second = commit(&world, &part(&[2, 3]), again).await;
+            let second = commit(&world, &part(&[2, 3], known), base + 1).await;
             assert_eq!(second, [new(base, &[(3, before + 1)])]);
-            let third = commit(&world, &part(&[1, 2, 3]), again).await;
+            let third = commit(&world, &part(&[1, 2, 3], known), base + 2).await;
             assert_eq!(third, [new(base, &[])]);
         }
     }
