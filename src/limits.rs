@@ -243,6 +243,14 @@ pub const GRPC_REQUEST_BYTES_MAX: usize = 96 * 1024;
 const _: () = assert!(DELIVERED_BYTES_MAX < GRPC_REQUEST_BYTES_MAX);
 /// Longest request of a business server over gRPC in bytes.
 pub const GRPC_INTERNAL_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+const _: () = assert!(
+    PUSH_USERS_MAX * (1 + VARINT_MAX)
+        + CONTENT_BYTES_MAX
+        + CLIENT_MESSAGE_ID_BYTES_MAX
+        + ENVELOPE_BYTES_MAX
+        <= GRPC_INTERNAL_REQUEST_BYTES_MAX,
+    "a push to as many users as may be must fit one request, packed or not"
+);
 /// How long a gRPC call may take in all, its request's arrival included.
 pub const GRPC_CALL_MAX: Duration = Duration::from_millis(6_800);
 /// As [`GRPC_CALL_MAX`], for sends.

@@ -44,6 +44,8 @@ pub struct World {
     pub devices: Devices,
     pub messages: Arc<Messages>,
     pub groups: Arc<Groups>,
+    /// What `messages` works with.
+    pub sending: message::Options,
     folder: TempDir,
 }
 
@@ -94,18 +96,14 @@ impl World {
             devices: Devices::new(store.clone(), Arc::clone(&clock) as _),
             registry,
             groups: Arc::new(groups(&sending)),
-            messages: Arc::new(Messages::new(sending)),
+            messages: Arc::new(Messages::new(sending.clone())),
+            sending,
             authenticator,
             directory,
             store,
             clock,
             folder,
         }
-    }
-
-    /// A connection to the same file that the server knows nothing of.
-    pub fn foreign_connection(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.folder.path().join("im.db")).unwrap()
     }
 
     pub async fn device(&self) -> DeviceId {
@@ -117,6 +115,29 @@ impl World {
             sdk_version: String::new(),
         };
         self.devices.register(description).await.unwrap()
+    }
+
+    /// A connection to the same file that the server knows nothing of.
+    pub fn foreign_connection(&self) -> rusqlite::Connection {
+        foreign_connection(&self.folder)
+    }
+
+    /// So many users, who have never signed in.
+    pub async fn users(&self, count: usize) -> Vec<UserId> {
+        let tx = self.store.begin().await.unwrap();
+        let mut users = Vec::with_capacity(count);
+        for number in 0..count {
+            let number = format!("+{number:09}");
+            let created = store::user::lock_or_create(tx.conn(), &number, START_MS);
+            users.push(UserId(created.await.unwrap().0.id));
+        }
+        tx.commit().await.unwrap();
+        users
+    }
+
+    /// What is stored on a user's timeline.
+    pub async fn timeline(&self, user: UserId) -> Vec<Row> {
+        timeline(&self.store, user).await
     }
 }
 
@@ -156,16 +177,23 @@ impl Timelines {
 
     /// A connection to the same file that the server knows nothing of.
     pub fn foreign_connection(&self) -> rusqlite::Connection {
-        rusqlite::Connection::open(self.folder.path().join("im.db")).unwrap()
+        foreign_connection(&self.folder)
     }
 
     /// What is stored on a user's timeline.
     pub async fn timeline(&self, user: i64) -> Vec<Row> {
-        let owner = Owner::User(UserId(user));
-        let all = usize::MAX;
-        let page = store::timeline::page(&self.store, owner, Seq::ZERO, all, all).await;
-        page.unwrap().0
+        timeline(&self.store, UserId(user)).await
     }
+}
+
+fn foreign_connection(folder: &TempDir) -> rusqlite::Connection {
+    rusqlite::Connection::open(folder.path().join("im.db")).unwrap()
+}
+
+async fn timeline(store: &Store, user: UserId) -> Vec<Row> {
+    let all = usize::MAX;
+    let page = store::timeline::page(store, Owner::User(user), Seq::ZERO, all, all).await;
+    page.unwrap().0
 }
 
 /// Appends a message, and waits as long as its sender would.

@@ -52,11 +52,20 @@ pub fn check(request: &pb::SendMessageReq) -> Result<(ReceiverType, MessageType)
     if request.send_time < 0 {
         return Err(Error::bad_request("send_time", "must not be negative"));
     }
-    if request.client_message_id.len() > CLIENT_MESSAGE_ID_BYTES_MAX {
+    check_client_message_id(&request.client_message_id)?;
+    Ok((receiver_type, message_type))
+}
+
+/// Checks the id that a sender gives a message.
+///
+/// # Errors
+/// 10001 naming the field.
+pub fn check_client_message_id(id: &str) -> Result<()> {
+    if id.len() > CLIENT_MESSAGE_ID_BYTES_MAX {
         let why = format_args!("at most {CLIENT_MESSAGE_ID_BYTES_MAX} bytes");
         return Err(Error::bad_request("client_message_id", why));
     }
-    Ok((receiver_type, message_type))
+    Ok(())
 }
 
 /// Checks that a device does not speak with the server's own command codes.

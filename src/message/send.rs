@@ -219,7 +219,7 @@ impl Messages {
         }
     }
 
-    fn compose(&self, author: Author, request: pb::SendMessageReq) -> NewMessage {
+    pub(super) fn compose(&self, author: Author, request: pb::SendMessageReq) -> NewMessage {
         let digest = digest(&request);
         let (sender_type, sender_id) = author.columns();
         NewMessage {

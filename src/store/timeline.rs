@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, params};
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
+    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, OnConflict, Query},
 };
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    id::{MessageId, Owner, Seq},
+    id::{MessageId, Owner, Seq, UserId},
 };
 
 /// A message as it stands at a position.
@@ -158,6 +158,23 @@ pub async fn seq_of(conn: &impl Conn, message: MessageId, owner: Owner) -> Resul
         .one(conn)
         .await?;
     Ok(seq.map(Seq))
+}
+
+/// The users on whose timelines a message stands, ascending.
+///
+/// # Errors
+/// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
+pub async fn users_with(conn: &impl Conn, message: MessageId) -> Result<Vec<UserId>> {
+    let ids: Vec<i64> = timeline_entry::Entity::find()
+        .select_only()
+        .column(timeline_entry::Column::OwnerId)
+        .filter(timeline_entry::Column::MessageId.eq(message.get()))
+        .filter(timeline_entry::Column::OwnerType.eq(Owner::User(UserId(0)).kind()))
+        .order_by_asc(timeline_entry::Column::OwnerId)
+        .into_tuple()
+        .all(conn)
+        .await?;
+    Ok(ids.into_iter().map(UserId).collect())
 }
 
 /// Messages of a timeline after a position, ascending: at most `rows_max` of them and, but for

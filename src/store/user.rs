@@ -147,6 +147,22 @@ pub async fn profiles(conn: &impl Conn, users: &[UserId]) -> Result<Vec<ProfileR
         .await?)
 }
 
+/// Those of `users` that are there, ascending.
+///
+/// # Errors
+/// See [`by_id`].
+pub async fn existing(conn: &impl Conn, users: &[UserId]) -> Result<Vec<UserId>> {
+    let ids: Vec<i64> = Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .filter(Column::Id.is_in(users.iter().map(|user| user.get())))
+        .order_by_asc(Column::Id)
+        .into_tuple()
+        .all(conn)
+        .await?;
+    Ok(ids.into_iter().map(UserId).collect())
+}
+
 /// At most `max` users whose nickname begins with `key`, which is not empty, in the order of
 /// their nicknames. It is a range of the index, so `%` and `_` mean themselves.
 ///
