@@ -12,6 +12,8 @@ pub mod config;
 pub mod delivery;
 pub mod device;
 pub mod error;
+pub mod friend;
+pub mod friendships;
 pub mod gateway;
 pub mod group;
 pub mod grpc;

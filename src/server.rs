@@ -12,6 +12,7 @@ use crate::{
     },
     device::Devices,
     error::{Error, Result},
+    friendships::Friendships,
     gateway::{self, Gateway, websocket},
     group, grpc, http,
     lifecycle::{Shutdown, Tasks},
@@ -151,6 +152,10 @@ impl Server {
             router: Arc::clone(&router),
             directory: Arc::clone(&directory),
             members: Arc::clone(&members),
+            friendships: config
+                .messages
+                .require_friendship
+                .then(|| Arc::new(Friendships::new(store.clone()))),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),

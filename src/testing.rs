@@ -12,6 +12,7 @@ use crate::{
     delivery::{bridge::in_process::InProcess, registry::Registry, router::Router},
     device::{Description, Devices},
     error::Result,
+    friend::Friends,
     group::{self, Groups},
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
@@ -46,6 +47,7 @@ pub struct World {
     pub groups: Arc<Groups>,
     /// What `messages` works with.
     pub sending: message::Options,
+    pub friends: Arc<Friends>,
     folder: TempDir,
 }
 
@@ -91,6 +93,12 @@ impl World {
             sign_in,
         );
         let sending = sending(&store, &registry, &directory, &clock);
+        let friends = Friends::new(
+            store.clone(),
+            sending.writer.clone(),
+            Arc::clone(&directory),
+            Arc::clone(&clock) as _,
+        );
         Self {
             accounts: Arc::new(accounts.await.unwrap()),
             devices: Devices::new(store.clone(), Arc::clone(&clock) as _),
@@ -98,6 +106,7 @@ impl World {
             groups: Arc::new(groups(&sending)),
             messages: Arc::new(Messages::new(sending.clone())),
             sending,
+            friends: Arc::new(friends),
             authenticator,
             directory,
             store,
@@ -279,6 +288,7 @@ fn sending(
         directory: Arc::clone(directory),
         members: Arc::new(Members::new(store.clone())),
         registry: Arc::clone(registry),
+        friendships: None,
         clock: Arc::clone(clock) as _,
         metrics,
     }

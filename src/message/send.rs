@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     delivery::{push::Template, registry::Registry, router::Router, topic::Topic},
     error::{Code, Error, Result},
+    friendships::Friendships,
     id::{DeviceId, GroupId, MessageId, Owner, RoomId, Seq, UserId},
     members::Members,
     pb::{self, MessageType, ReceiverType, SenderType},
@@ -111,6 +112,8 @@ pub struct Options {
     pub directory: Arc<Directory>,
     /// Who is in which group.
     pub members: Arc<Members>,
+    /// Who is whose friend, where only friends may write to each other.
+    pub friendships: Option<Arc<Friendships>>,
     /// Which device is in which room.
     pub registry: Arc<Registry>,
     /// Stamps messages.
@@ -265,9 +268,20 @@ impl Messages {
         }
         let mut owners = vec![Owner::User(receiver)];
         if let Some(sender) = author.user().filter(|sender| *sender != receiver) {
+            self.refuse_strangers(sender, receiver).await?;
             owners.insert(0, Owner::User(sender));
         }
         Ok(To::Owners(owners))
+    }
+
+    /// Refuses what one user writes to another where they ought to be friends.
+    async fn refuse_strangers(&self, sender: UserId, receiver: UserId) -> Result<()> {
+        if let Some(friendships) = &self.options.friendships
+            && !friendships.exists(sender, receiver).await?
+        {
+            return Err(Error::business(Code::NotFriends, "not friends"));
+        }
+        Ok(())
     }
 
     async fn to_members(&self, author: Author, group: GroupId) -> Result<To> {

@@ -39,6 +39,7 @@ mod commit;
 pub mod device;
 pub mod entity;
 mod failure;
+pub mod friend;
 pub mod group;
 pub mod id_block;
 pub mod message;
