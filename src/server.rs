@@ -12,6 +12,7 @@ use crate::{
     },
     device::Devices,
     error::{Error, Result},
+    friend::Friends,
     friendships::Friendships,
     gateway::{self, Gateway, websocket},
     group, grpc, http,
@@ -160,6 +161,12 @@ impl Server {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         }));
+        let friends = Arc::new(Friends::new(
+            store.clone(),
+            writer.clone(),
+            Arc::clone(&directory),
+            Arc::clone(&clock),
+        ));
         let group_service = Arc::new(group::Groups::new(group::Options {
             store: store.clone(),
             writer: writer.clone(),
@@ -202,7 +209,8 @@ impl Server {
             authenticator,
             accounts: Arc::clone(&accounts),
             devices: devices.clone(),
-            messages,
+            messages: Arc::clone(&messages),
+            friends,
             groups: group_service,
         });
         let external = external.await?;
@@ -210,6 +218,7 @@ impl Server {
             accounts,
             devices,
             registry: Arc::clone(&registry),
+            messages,
             token: config.internal.token.clone(),
         });
         let internal = internal.await?;

@@ -3,7 +3,10 @@
 
 use crate::{
     device::{Description, Device},
+    error::{Error, Result},
+    friend::Friend,
     group::{Details, Group, MemberDetails, NewGroup},
+    message::Author,
     pb,
     user::{Changes, User},
 };
@@ -54,6 +57,39 @@ pub(super) fn device(device: Device, status: i32) -> pb::Device {
         create_time: seconds(device.created_at),
         update_time: seconds(device.updated_at),
     }
+}
+
+pub(super) fn friend(friend: Friend) -> pb::Friend {
+    pb::Friend {
+        user_id: friend.user_id,
+        phone_number: friend.phone_number,
+        nickname: friend.nickname,
+        sex: friend.sex.into(),
+        avatar_url: friend.avatar_url,
+        user_extra: friend.user_extra,
+        remarks: friend.remarks,
+        extra: friend.extra,
+    }
+}
+
+/// As whom a business server sends, and what.
+pub(super) fn int_send(request: pb::IntSendMessageReq) -> Result<(Author, pb::SendMessageReq)> {
+    let author = match pb::SenderType::try_from(request.sender_type) {
+        Ok(pb::SenderType::StSystem) => Author::System(request.sender_id),
+        Ok(pb::SenderType::StBusiness) => Author::Business(request.sender_id),
+        _ => {
+            return Err(Error::bad_request(
+                "sender_type",
+                "ST_SYSTEM or ST_BUSINESS",
+            ));
+        }
+    };
+    if request.sender_id < 0 {
+        return Err(Error::bad_request("sender_id", "must not be negative"));
+    }
+    let message = request.message;
+    let message = message.ok_or_else(|| Error::bad_request("message", "missing"))?;
+    Ok((author, message))
 }
 
 pub(super) fn new_group(request: pb::CreateGroupReq) -> NewGroup {

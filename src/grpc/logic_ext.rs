@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{Caller, convert, groups};
+use super::{Caller, convert, friends, groups};
 use crate::{
     device::Devices,
+    friend::Friends,
     group::Groups,
     message::{Author, Messages, Origin},
     pb::{
-        AddGroupMembersReq, AddGroupMembersResp, CreateGroupReq, CreateGroupResp,
-        DeleteGroupMemberReq, DeleteGroupMemberResp, GetGroupMembersReq, GetGroupMembersResp,
-        GetGroupReq, GetGroupResp, GetGroupsReq, GetGroupsResp, RegisterDeviceReq,
-        RegisterDeviceResp, SendMessageReq, SendMessageResp, UpdateGroupMemberReq,
-        UpdateGroupMemberResp, UpdateGroupReq, UpdateGroupResp, logic_ext_server::LogicExt,
+        AddFriendReq, AddFriendResp, AddGroupMembersReq, AddGroupMembersResp, AgreeAddFriendReq,
+        AgreeAddFriendResp, CreateGroupReq, CreateGroupResp, DeleteGroupMemberReq,
+        DeleteGroupMemberResp, GetFriendsReq, GetFriendsResp, GetGroupMembersReq,
+        GetGroupMembersResp, GetGroupReq, GetGroupResp, GetGroupsReq, GetGroupsResp,
+        RegisterDeviceReq, RegisterDeviceResp, SendMessageReq, SendMessageResp, SetFriendReq,
+        SetFriendResp, UpdateGroupMemberReq, UpdateGroupMemberResp, UpdateGroupReq,
+        UpdateGroupResp, logic_ext_server::LogicExt,
     },
 };
 
@@ -23,6 +26,7 @@ use crate::{
 pub(super) struct Service {
     pub(super) devices: Devices,
     pub(super) messages: Arc<Messages>,
+    pub(super) friends: Arc<Friends>,
     pub(super) groups: Arc<Groups>,
 }
 
@@ -38,6 +42,7 @@ impl LogicExt for Service {
             device_id: device.get(),
         }))
     }
+
     async fn send_message(
         &self,
         request: Request<SendMessageReq>,
@@ -46,6 +51,34 @@ impl LogicExt for Service {
         let author = Author::User(Origin { user, device });
         let sent = self.messages.send(author, request.into_inner()).await?;
         Ok(Response::new(sent.into()))
+    }
+
+    async fn add_friend(
+        &self,
+        request: Request<AddFriendReq>,
+    ) -> Result<Response<AddFriendResp>, Status> {
+        friends::add(&self.friends, request).await
+    }
+
+    async fn agree_add_friend(
+        &self,
+        request: Request<AgreeAddFriendReq>,
+    ) -> Result<Response<AgreeAddFriendResp>, Status> {
+        friends::agree(&self.friends, request).await
+    }
+
+    async fn set_friend(
+        &self,
+        request: Request<SetFriendReq>,
+    ) -> Result<Response<SetFriendResp>, Status> {
+        friends::set(&self.friends, request).await
+    }
+
+    async fn get_friends(
+        &self,
+        request: Request<GetFriendsReq>,
+    ) -> Result<Response<GetFriendsResp>, Status> {
+        friends::list(&self.friends, request).await
     }
 
     async fn create_group(

@@ -1,4 +1,4 @@
-//! `LogicInt`: what a business server calls. An rpc that is not here answers UNIMPLEMENTED.
+//! `LogicInt`: what a business server calls.
 
 use std::sync::Arc;
 
@@ -9,7 +9,12 @@ use crate::{
     delivery::registry::Registry,
     device::Devices,
     id::{DeviceId, UserId},
-    pb::{GetDeviceReq, GetDeviceResp, IntSignOutReq, IntSignOutResp, logic_int_server::LogicInt},
+    message::Messages,
+    pb::{
+        GetDeviceReq, GetDeviceResp, IntSendMessageReq, IntSignOutReq, IntSignOutResp,
+        PushToAllReq, PushToAllResp, PushToRoomReq, PushToRoomResp, PushToUsersReq,
+        PushToUsersResp, SendMessageResp, logic_int_server::LogicInt,
+    },
     user::Accounts,
 };
 
@@ -19,10 +24,46 @@ pub(super) struct Service {
     pub(super) accounts: Arc<Accounts>,
     pub(super) devices: Devices,
     pub(super) registry: Arc<Registry>,
+    pub(super) messages: Arc<Messages>,
 }
 
 #[tonic::async_trait]
 impl LogicInt for Service {
+    async fn send_message(
+        &self,
+        request: Request<IntSendMessageReq>,
+    ) -> Result<Response<SendMessageResp>, Status> {
+        let (author, message) = convert::int_send(request.into_inner())?;
+        let sent = self.messages.send(author, message).await?;
+        Ok(Response::new(sent.into()))
+    }
+
+    async fn push_to_users(
+        &self,
+        request: Request<PushToUsersReq>,
+    ) -> Result<Response<PushToUsersResp>, Status> {
+        let message = self.messages.push_to_users(request.into_inner()).await?;
+        Ok(Response::new(PushToUsersResp {
+            message_id: message.get(),
+        }))
+    }
+
+    async fn push_to_all(
+        &self,
+        request: Request<PushToAllReq>,
+    ) -> Result<Response<PushToAllResp>, Status> {
+        self.messages.push_to_all(request.into_inner())?;
+        Ok(Response::new(PushToAllResp {}))
+    }
+
+    async fn push_to_room(
+        &self,
+        request: Request<PushToRoomReq>,
+    ) -> Result<Response<PushToRoomResp>, Status> {
+        self.messages.push_to_room(request.into_inner()).await?;
+        Ok(Response::new(PushToRoomResp {}))
+    }
+
     async fn get_device(
         &self,
         request: Request<GetDeviceReq>,

@@ -14,6 +14,7 @@ use crate::{
     delivery::registry::Registry,
     device::Devices,
     error::{Result, ResultExt},
+    friend::Friends,
     group::Groups,
     limits::{GRPC_INTERNAL_REQUEST_BYTES_MAX, GRPC_REQUEST_BYTES_MAX},
     message::Messages,
@@ -26,6 +27,7 @@ use crate::{
 
 mod caller;
 mod convert;
+mod friends;
 mod groups;
 mod logic_ext;
 mod logic_int;
@@ -50,6 +52,8 @@ pub struct External {
     pub devices: Devices,
     /// Takes in what `LogicExt.SendMessage` sends.
     pub messages: Arc<Messages>,
+    /// The friends of `LogicExt`.
+    pub friends: Arc<Friends>,
     /// The groups of `LogicExt`.
     pub groups: Arc<Groups>,
 }
@@ -63,6 +67,8 @@ pub struct Internal {
     pub devices: Devices,
     /// Who is online.
     pub registry: Arc<Registry>,
+    /// Takes in what a business server sends and pushes.
+    pub messages: Arc<Messages>,
     /// What callers must show; empty: nothing.
     pub token: String,
 }
@@ -117,6 +123,7 @@ pub async fn external(parts: External) -> Result<Services> {
     let logic = LogicExtServer::new(logic_ext::Service {
         devices: parts.devices,
         messages: parts.messages,
+        friends: parts.friends,
         groups: parts.groups,
     });
     let user = UserExtServer::new(user_ext::Service {
@@ -141,6 +148,7 @@ pub async fn internal(parts: Internal) -> Result<Services> {
         accounts: parts.accounts,
         devices: parts.devices,
         registry: parts.registry,
+        messages: parts.messages,
     });
     let routes = Routes::new(logic.max_decoding_message_size(GRPC_INTERNAL_REQUEST_BYTES_MAX));
     let guard = Guard::business(&parts.token);

@@ -27,6 +27,7 @@ use crate::{
 /// The calls that wait for a commit.
 const SEND_MESSAGE: &str = "/pb.LogicExt/SendMessage";
 const INT_SEND_MESSAGE: &str = "/pb.LogicInt/SendMessage";
+const PUSH_TO_USERS: &str = "/pb.LogicInt/PushToUsers";
 const REQUEST_ID: HeaderName = HeaderName::from_static("request_id");
 
 /// Wraps a listener's router in [`RequestService`].
@@ -85,7 +86,7 @@ where
             id,
             traces: self.guard.shows_traces(),
             deadline: match request.uri().path() {
-                SEND_MESSAGE | INT_SEND_MESSAGE => GRPC_SEND_MAX,
+                SEND_MESSAGE | INT_SEND_MESSAGE | PUSH_TO_USERS => GRPC_SEND_MAX,
                 _ => GRPC_CALL_MAX,
             },
         };
