@@ -1,7 +1,7 @@
 //! Reading a timeline because its feed has left the session behind: one at a time, in turn, the
 //! user's own first.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -66,7 +66,7 @@ impl Link {
             });
         }
         if self.behind.is_empty() {
-            self.behind = std::collections::VecDeque::new();
+            self.behind = VecDeque::new();
         }
     }
 

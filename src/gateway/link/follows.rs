@@ -143,17 +143,18 @@ impl Follows {
 
     /// Takes over which feeds have something new.
     pub(super) fn take_ready(&mut self) {
-        let handle = Arc::clone(&self.handle);
-        handle.drain_ready(|slot| self.make_ready(slot));
+        let Self {
+            handle,
+            slots,
+            ready,
+            ..
+        } = self;
+        handle.drain_ready(|slot| list(slots, ready, slot));
     }
 
     /// A feed is to be read on.
     pub(super) fn make_ready(&mut self, slot: SlotKey) {
-        if let Some(follow) = self.slots.get_mut(slot as usize)
-            && !std::mem::replace(&mut follow.is_ready, true)
-        {
-            self.ready.push_back(slot);
-        }
+        list(&mut self.slots, &mut self.ready, slot);
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -175,6 +176,15 @@ impl Follows {
             self.ready = VecDeque::new();
         }
         None
+    }
+}
+
+/// Puts a slot at the end of `ready` unless it is there.
+fn list(slots: &mut Slab<Follow>, ready: &mut VecDeque<SlotKey>, slot: SlotKey) {
+    if let Some(follow) = slots.get_mut(slot as usize)
+        && !std::mem::replace(&mut follow.is_ready, true)
+    {
+        ready.push_back(slot);
     }
 }
 

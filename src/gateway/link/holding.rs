@@ -1,7 +1,11 @@
 //! Waiting for syncs, each timeline by itself: while a device pulls pages of one, nothing of it is
 //! pushed; after its last page pushing goes on from there, whatever the others wait for.
 
-use super::{Link, USER_SLOT, follows::SlotKey, memberships::Given};
+use super::{
+    Link, USER_SLOT,
+    follows::{Follows, SlotKey},
+    memberships::Given,
+};
 use crate::{
     id::GroupId,
     timeline::sync::{Ends, GroupEnd},
@@ -76,27 +80,24 @@ impl Link {
 
     /// Exactly the timelines of these slots wait from here on.
     fn hold_only(&mut self, held: Vec<SlotKey>) {
-        let before = std::mem::replace(&mut self.held, held);
-        self.mark_held(&before, false);
-        let held = std::mem::take(&mut self.held);
-        self.mark_held(&held, true);
-        self.held = held;
-        for slot in before {
+        mark(&mut self.follows, &self.held, false);
+        mark(&mut self.follows, &held, true);
+        for slot in std::mem::replace(&mut self.held, held) {
             self.follows.make_ready(slot);
-        }
-    }
-
-    fn mark_held(&mut self, slots: &[SlotKey], is_held: bool) {
-        for slot in slots {
-            if let Some(follow) = self.follows.get_mut(*slot) {
-                follow.is_held = is_held;
-            }
         }
     }
 
     /// One timeline more waits for the sync that is under way.
     pub(super) fn hold_also(&mut self, slot: SlotKey) {
+        mark(&mut self.follows, &[slot], true);
         self.held.push(slot);
-        self.mark_held(&[slot], true);
+    }
+}
+
+fn mark(follows: &mut Follows, slots: &[SlotKey], is_held: bool) {
+    for slot in slots {
+        if let Some(follow) = follows.get_mut(*slot) {
+            follow.is_held = is_held;
+        }
     }
 }
