@@ -38,7 +38,7 @@ async fn groups_with(server: &Api, alice: &Device, bob: &Device, count: usize) -
     groups
 }
 
-/// Sends to the group until its head is `head`.
+/// Sends to the group until its head is `head`, which is beyond the event of its making.
 async fn fill_to(sender: &mut Connection, group: Group, head: i64) {
     let mut last = 0;
     while last < head {
@@ -91,14 +91,14 @@ async fn pages_take_the_users_timeline_first_and_then_groups_by_id(transport: Tr
     let (alice, bob) = (server.new_user().await, server.new_user().await);
     let groups = groups_with(&server, &alice, &bob, 4).await;
     let mut sender = server.connect(transport, &alice).await;
-    for (group, head) in groups.iter().zip([45, 1, 120, 30]) {
+    for (group, head) in groups.iter().zip([45, 2, 120, 30]) {
         fill_to(&mut sender, *group, head).await;
     }
     fill_user_to(&server, &alice, &bob, 70).await;
     let mut connection = server.connect(transport, &bob).await;
     let mut user = 0;
     let mut cursors: Vec<_> = groups.iter().map(|group| (group.id, 0)).collect();
-    let heads = [45, 1, 120, 30];
+    let heads = [45, 2, 120, 30];
     loop {
         let page = connection.sync_groups(user, &cursors).await;
         user = page.messages.last().map_or(user, |m| m.seq);
