@@ -2,10 +2,10 @@
 
     python chat.py PHONE_NUMBER [USER_ID]
 
-Lines typed are sent to USER_ID; what arrives is printed. It behaves as every client must: it
-keeps a cursor on disk, syncs what it missed, acknowledges, and sends again under the same
-client_message_id what was not answered. It needs a server with sign_in.test_code = "000000",
-and Linux or macOS.
+Lines typed are sent to USER_ID; what arrives is printed, from groups too. It behaves as every
+client must: it keeps a cursor for each timeline on disk, syncs what it missed, acknowledges, and
+sends again under the same client_message_id what was not answered. It needs a server with
+sign_in.test_code = "000000", and Linux or macOS.
 """
 
 import argparse
@@ -24,11 +24,35 @@ import grpc
 from conn import ext_pb2 as conn
 from logic import ext_pb2 as logic
 from logic import ext_pb2_grpc as logic_grpc
+from push import ext_pb2 as push
 from user import ext_pb2 as user
 from user import ext_pb2_grpc as user_grpc
 
 HEARTBEAT_S = 60
 SIGN_IN_AGAIN, TOO_MANY_REQUESTS, TRY_AGAIN = 10000, 10003, 10004
+OWN = 0  # names the user's own timeline; a large group's is named by the group's id
+
+
+class Cursor:
+    """The highest seq up to which everything of one timeline is held."""
+
+    def __init__(self, seq=0):
+        self.seq = seq
+        self.beyond = set()  # seqs received that do not follow the cursor yet
+
+    def is_new(self, seq):
+        return seq > self.seq and seq not in self.beyond
+
+    def hold(self, seq):
+        self.beyond.add(seq)
+        while self.seq + 1 in self.beyond:
+            self.seq += 1
+            self.beyond.remove(self.seq)
+
+    def begin_at(self, seq):
+        """A page begins here: what stands before it is held, or is not for this user."""
+        self.seq = max(self.seq, seq - 1)
+        self.beyond = {held for held in self.beyond if held > self.seq}
 
 
 class Chat:
@@ -36,10 +60,13 @@ class Chat:
         self.args = args
         self.file = pathlib.Path(f"chat-{args.phone_number}.json")
         # What a client must keep: who it is, and how far it has come.
-        self.state = {"device_id": 0, "user_id": 0, "token": "", "seq": 0, "epoch": 0}
+        self.state = {"device_id": 0, "user_id": 0, "token": "", "seqs": {}, "epoch": 0}
         if self.file.exists():
             self.state.update(json.loads(self.file.read_text()))
-        self.beyond = set()  # seqs received that do not follow the cursor yet
+        seqs = self.state["seqs"].items()
+        self.cursors = {OWN: Cursor()} | {int(timeline): Cursor(seq) for timeline, seq in seqs}
+        self.acknowledged = {}  # timeline -> the seq of the last ack
+        self.asked = set()  # timelines of the last SyncInput
         self.unanswered = {}  # request_id -> SendMessageReq
         self.next_request = 1
         self.syncing = False
@@ -47,6 +74,7 @@ class Chat:
         self.socket = None
 
     def save(self):
+        self.state["seqs"] = {timeline: cursor.seq for timeline, cursor in self.cursors.items()}
         partial = self.file.with_suffix(".partial")
         partial.write_text(json.dumps(self.state))
         partial.replace(self.file)
@@ -92,7 +120,10 @@ class Chat:
 
     def sync(self):
         self.syncing = True
-        sync = conn.SyncInput(seq=self.state["seq"], epoch=self.state["epoch"])
+        self.asked = set(self.cursors)
+        sync = conn.SyncInput(seq=self.cursors[OWN].seq, epoch=self.state["epoch"])
+        for group in self.asked - {OWN}:
+            sync.group_seqs[group] = self.cursors[group].seq
         # A device that has nothing wants everything; 0 would mean "what nobody has acknowledged".
         sync.from_start = sync.seq == 0
         self.put(conn.PT_SYNC, sync)
@@ -110,37 +141,64 @@ class Chat:
         self.unanswered[request_id] = request
         self.put(conn.PT_SEND_MESSAGE, request, request_id)
 
-    # The cursor: the highest seq up to which everything is held.
-
-    def is_new(self, seq):
-        return seq > self.state["seq"] and seq not in self.beyond
-
-    def hold(self, seq):
-        self.beyond.add(seq)
-        while self.state["seq"] + 1 in self.beyond:
-            self.state["seq"] += 1
-            self.beyond.remove(self.state["seq"])
+    # Messages, and how far this device has come with them.
 
     def take(self, message):
-        if message.seq and not self.is_new(message.seq):
+        is_of_group = message.receiver_type == conn.RT_LARGE_GROUP
+        timeline = message.receiver_id if is_of_group else OWN
+        cursor = self.cursors.get(timeline)
+        # A group that is not known yet is synced once it is.
+        if not cursor or (message.seq and not cursor.is_new(message.seq)):
             return
-        text = conn.Text.FromString(message.message_content).text
-        print(f"[{message.seq}] user {message.sender.sender_id}: {text}", flush=True)
+        where = "" if message.receiver_type == conn.RT_USER else f"to {message.receiver_id}, "
+        print(f"[{message.seq}] {where}{describe(message)}", flush=True)
         if message.seq:
-            self.hold(message.seq)
+            cursor.hold(message.seq)
+        if timeline == OWN and message.receiver_type == conn.RT_USER:
+            self.follow_news(message)
 
-    def settle(self, before):
-        """Stores and acknowledges a cursor that moved; asks for what a jump left out."""
-        if self.state["seq"] > before:
+    def follow_news(self, message):
+        """Begins and ends the cursors of large groups, as the server tells of them."""
+        is_news = message.message_type == conn.MT_COMMAND
+        if not is_news or message.sender.sender_type != conn.ST_SYSTEM:
+            return
+        command = conn.Command.FromString(message.message_content)
+        me = self.state["user_id"]
+        if command.code == push.PC_ADD_GROUP_MEMBERS:
+            added = push.AddGroupMembersPush.FromString(command.data)
+            if me in (member.user_id for member in added.members):
+                self.cursors.setdefault(added.group_id, Cursor())
+        if command.code == push.PC_REMOVE_GROUP_MEMBER:
+            removed = push.RemoveGroupMemberPush.FromString(command.data)
+            if me == removed.deleted_user_id:
+                self.cursors.pop(removed.group_id, None)
+                self.acknowledged.pop(removed.group_id, None)
+                self.asked.discard(removed.group_id)
+
+    def settle(self):
+        """Stores and acknowledges cursors that moved; asks for what is missing."""
+        moved = {
+            timeline: cursor.seq
+            for timeline, cursor in self.cursors.items()
+            if cursor.seq > self.acknowledged.get(timeline, 0)
+        }
+        if moved:
             self.save()
-            self.put(conn.PT_MESSAGE, conn.MessageACK(device_ack=self.state["seq"]))
-        if self.beyond and not self.unanswered and not self.syncing:
+        for timeline, seq in moved.items():
+            self.acknowledged[timeline] = seq
+            self.put(conn.PT_MESSAGE, conn.MessageACK(device_ack=seq, group_id=timeline))
+        # The answers to own sends explain a jump on the own timeline.
+        is_missing_some = any(
+            cursor.beyond and not (timeline == OWN and self.unanswered)
+            for timeline, cursor in self.cursors.items()
+        )
+        has_new_groups = not self.cursors.keys() <= self.asked
+        if (is_missing_some or has_new_groups) and not self.syncing:
             self.sync()
 
     # What the server sends.
 
     def handle(self, output):
-        before = self.state["seq"]
         if output.type == conn.PT_NOTICE:
             self.notice(conn.Notice.FromString(output.data))
         elif output.type == conn.PT_SEND_MESSAGE:
@@ -158,11 +216,14 @@ class Chat:
             page = conn.SyncOutput.FromString(output.data)
             if page.reset:
                 print("the server was restored: starting over", flush=True)
-                before = self.state["seq"] = 0
-                self.beyond.clear()
+                # The user's timeline tells of his groups once more.
+                self.cursors = {OWN: Cursor()}
+                self.acknowledged = {}
             self.state["epoch"] = page.epoch
             for message in page.messages:
                 self.take(message)
+            for part in page.groups:
+                self.take_part(part)
             if page.has_more:
                 self.sync()
             else:
@@ -171,7 +232,19 @@ class Chat:
         elif output.type == conn.PT_MESSAGE:
             self.take(conn.MessageSend.FromString(output.data).message)
         if not self.closing:
-            self.settle(before)
+            self.settle()
+
+    def take_part(self, part):
+        """The part of a page that belongs to one large group."""
+        if part.group_id not in self.cursors:
+            return
+        if part.reset:
+            self.cursors[part.group_id] = Cursor()
+            self.acknowledged.pop(part.group_id, None)
+        if part.messages:
+            self.cursors[part.group_id].begin_at(part.messages[0].seq)
+        for message in part.messages:
+            self.take(message)
 
     def answered(self, output):
         if output.code in (TOO_MANY_REQUESTS, TRY_AGAIN):
@@ -181,10 +254,10 @@ class Chat:
             print(f"not sent: {output.message}", flush=True)
             return
         sent = logic.SendMessageResp.FromString(output.data)
-        if request and self.is_new(sent.seq):
+        if request and self.cursors[OWN].is_new(sent.seq):
             text = conn.Text.FromString(request.message_content).text
             print(f"[{sent.seq}] me: {text}", flush=True)
-            self.hold(sent.seq)
+            self.cursors[OWN].hold(sent.seq)
 
     def notice(self, notice):
         self.closing = True
@@ -237,6 +310,18 @@ class Chat:
             finally:
                 if self.socket:
                     self.socket.close()
+
+
+def describe(message):
+    if message.sender.sender_type == conn.ST_USER:
+        sender = f"user {message.sender.sender_id}"
+    else:
+        sender = conn.SenderType.Name(message.sender.sender_type)
+    if message.message_type == conn.MT_TEXT:
+        return f"{sender}: {conn.Text.FromString(message.message_content).text}"
+    if message.message_type == conn.MT_COMMAND:
+        return f"{sender}: command {conn.Command.FromString(message.message_content).code}"
+    return f"{sender}: {conn.MessageType.Name(message.message_type)}"
 
 
 def main():

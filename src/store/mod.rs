@@ -15,7 +15,10 @@ use migrations::{Migrator, MigratorTrait};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        Connection as _,
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
+    },
 };
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -94,6 +97,9 @@ pub struct Store {
     log_growth: Arc<Growth>,
     /// Who may write now: SQLite has one writer at a time.
     turn: Arc<Mutex<()>>,
+    /// Which of the callers' transactions may ask for its turn, so that never more than one of them
+    /// stands before the writer, however many callers there are.
+    callers: Arc<Mutex<()>>,
     /// Held as long as any handle lives: refuses a second process on one SQLite file.
     _lock: Arc<File>,
 }
@@ -103,7 +109,10 @@ pub struct Store {
 pub struct Tx {
     tx: DatabaseTransaction,
     log_growth: Arc<Growth>,
+    /// Rows that it is known to write.
+    rows: usize,
     _turn: OwnedMutexGuard<()>,
+    _callers: Option<OwnedMutexGuard<()>>,
 }
 
 impl Store {
@@ -150,6 +159,7 @@ impl Store {
             checkpointer: Threads::start(&path, config.sqlite_synchronous, CHECKPOINTER)?,
             log_growth: Arc::default(),
             turn: Arc::default(),
+            callers: Arc::default(),
             _lock: Arc::new(lock),
         })
     }
@@ -182,7 +192,12 @@ impl Store {
     /// # Errors
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
     pub async fn begin(&self) -> Result<Tx> {
-        let begin = self.begin_raw();
+        let begin = async {
+            let callers = Arc::clone(&self.callers).lock_owned().await;
+            let mut tx = self.begin_raw().await?;
+            tx._callers = Some(callers);
+            Outcome::Ok(tx)
+        };
         match tokio::time::timeout(DATABASE_DEADLINE, begin).await {
             Ok(tx) => Ok(tx?),
             Err(_) => Err(Error::try_again(
@@ -191,7 +206,8 @@ impl Store {
         }
     }
 
-    /// As [`Store::begin`], for those who handle each kind of failure themselves.
+    /// As [`Store::begin`], for those who handle each kind of failure themselves; it waits behind
+    /// one caller at most.
     pub(crate) async fn begin_raw(&self) -> Outcome<Tx> {
         let options = TransactionOptions {
             isolation_level: None,
@@ -203,7 +219,9 @@ impl Store {
         Ok(Tx {
             tx,
             log_growth: Arc::clone(&self.log_growth),
+            rows: checkpoint::TRANSACTION_ROWS,
             _turn: turn,
+            _callers: None,
         })
     }
 
@@ -226,6 +244,12 @@ impl Tx {
         &self.tx
     }
 
+    /// Counts rows that the transaction writes, so that the log is folded in time. What writes a few
+    /// needs not.
+    pub(crate) const fn wrote(&mut self, rows: usize) {
+        self.rows += rows;
+    }
+
     /// Makes everything done in the transaction durable.
     ///
     /// # Errors
@@ -238,7 +262,7 @@ impl Tx {
     /// As [`Tx::commit`], for those who handle each kind of failure themselves.
     pub(crate) async fn commit_raw(self) -> Outcome<()> {
         self.tx.commit().await?;
-        self.log_growth.add(checkpoint::TRANSACTION_ROWS);
+        self.log_growth.add(self.rows);
         Ok(())
     }
 }
@@ -288,6 +312,17 @@ async fn sqlite_pool(
         .test_before_acquire(false)
         .sqlx_logging(false)
         .record_stmt_in_spans(false)
+        // A commit that fails for want of room ends the transaction in SQLite, but not in the
+        // driver, for which every later one would be nested in it. Such a connection is closed. The
+        // ping lets a rollback that was begun come first.
+        .map_sqlx_sqlite_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+        })
         .map_sqlx_sqlite_opts(move |options| {
             let options = options
                 // Not in the URL, where a percent sign or a question mark would mean something.
@@ -312,3 +347,6 @@ async fn sqlite_pool(
         .await
         .internal("open the database")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! What a failure leaves of the connections.
+
+use sea_orm::ConnectionTrait;
+
+use super::*;
+use crate::{
+    store::group::{Details, GroupKind},
+    testing::Timelines,
+};
+
+/// As a commit that fails for want of room ends it.
+#[tokio::test]
+async fn transaction_that_the_database_ended_by_itself_harms_no_later_one() {
+    let world = Timelines::new().await;
+    let store = &world.store;
+    let tx = store.begin().await.unwrap();
+    tx.conn().execute_unprepared("ROLLBACK").await.unwrap();
+    drop(tx);
+    // One that ends in a rollback, one whose end is not waited for, and then those that count.
+    drop(store.begin().await.unwrap());
+
+    for _ in 0..2 {
+        let tx = store.begin().await.unwrap();
+        let made = group::insert(tx.conn(), GroupKind::Small, Details::default(), 0).await;
+        tx.commit().await.unwrap();
+        let id = crate::id::GroupId(made.unwrap().id);
+        // Committed, and not only seen from within.
+        let stored = group::by_id(store.reader(), id).await.unwrap();
+        assert!(stored.is_some());
+        // Nobody keeps the right to write.
+        let foreign = world.foreign_connection();
+        foreign.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    }
+}
