@@ -84,6 +84,15 @@ impl<K: Key, V: Value> Cache<K, V> {
         self.entries.invalidate(&key);
     }
 
+    /// Drops everything, and what the loads under way will bring.
+    pub fn forget(&self) {
+        let mut loading = self.lock();
+        for entry in loading.values_mut() {
+            entry.version += 1;
+        }
+        self.entries.invalidate_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Loading>> {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }

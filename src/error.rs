@@ -115,6 +115,18 @@ impl Error {
         Self::business(Code::SignInAgain, "sign in again")
     }
 
+    /// There is no such group.
+    #[must_use]
+    pub fn no_such_group() -> Self {
+        Self::business(Code::NoSuchGroup, "no such group")
+    }
+
+    /// Whoever asks, or whom it is about, is not in the group.
+    #[must_use]
+    pub fn not_in_group() -> Self {
+        Self::business(Code::NotInGroup, "not in the group")
+    }
+
     /// Something the server needs is away, or the outcome is unknown.
     pub fn try_again(message: impl Into<Cow<'static, str>>) -> Self {
         Self::business(Code::TryAgain, message)

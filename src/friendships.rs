@@ -28,6 +28,11 @@ impl Friendships {
         }
     }
 
+    /// Forgets everything: the database went back in time.
+    pub fn forget(&self) {
+        self.known.forget();
+    }
+
     /// Whether two users are friends.
     ///
     /// # Errors

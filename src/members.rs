@@ -79,6 +79,26 @@ impl Members {
         Ok(roster)
     }
 
+    /// Whether a user is in a small group; `None` when there is no such small group. Nothing is
+    /// remembered.
+    ///
+    /// # Errors
+    /// As [`Members::roster`].
+    pub async fn is_in_small(&self, group: GroupId, user: UserId) -> Result<Option<bool>> {
+        within_deadline(async {
+            let conn = self.store.reader();
+            let member = store::group::member(conn, group, user).await?;
+            // Only a member of a large group has joined at a position.
+            if let Some(member) = member {
+                return Ok(member.join_seq.is_none().then_some(true));
+            }
+            let row = store::group::by_id(conn, group).await?;
+            let is_small = row.is_some_and(|row| row.kind() == GroupKind::Small);
+            Ok(is_small.then_some(false))
+        })
+        .await
+    }
+
     /// Whether a user is in a large group; `None` when there is no such large group.
     ///
     /// # Errors
@@ -112,6 +132,12 @@ impl Members {
             Ok(row.is_some_and(|row| row.kind() == GroupKind::Large))
         })
         .await
+    }
+
+    /// Forgets everything: the database went back in time.
+    pub fn forget(&self) {
+        self.rosters.forget();
+        self.large.forget();
     }
 
     /// Forgets what a committed change has changed: the roster of `group`, and the place in it of

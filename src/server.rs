@@ -128,10 +128,15 @@ impl Server {
             Arc::clone(&metrics),
         );
         let acks = Arc::new(Acks::default());
+        let members = Arc::new(Members::new(store.clone()));
+        let friendships = Arc::new(Friendships::new(store.clone()));
         let memory = Memory {
             router: Arc::clone(&router),
             registry: Arc::clone(&registry),
             acks: Arc::clone(&acks),
+            directory: Arc::clone(&directory),
+            members: Arc::clone(&members),
+            friendships: Arc::clone(&friendships),
         };
         let writer = Writer::start(
             writer::Options {
@@ -146,17 +151,13 @@ impl Server {
                 move || memory.start_over()
             },
         );
-        let members = Arc::new(Members::new(store.clone()));
         let messages = Arc::new(Messages::new(message::Options {
             store: store.clone(),
             writer: writer.clone(),
             router: Arc::clone(&router),
             directory: Arc::clone(&directory),
             members: Arc::clone(&members),
-            friendships: config
-                .messages
-                .require_friendship
-                .then(|| Arc::new(Friendships::new(store.clone()))),
+            friendships: config.messages.require_friendship.then_some(friendships),
             registry: Arc::clone(&registry),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
@@ -330,6 +331,9 @@ struct Memory {
     router: Arc<router::Router>,
     registry: Arc<Registry>,
     acks: Arc<Acks>,
+    directory: Arc<Directory>,
+    members: Arc<Members>,
+    friendships: Arc<Friendships>,
 }
 
 impl Memory {
@@ -339,6 +343,9 @@ impl Memory {
         tracing::warn!("the database went back in time, all sessions start over");
         self.router.forget_feeds();
         self.acks.forget();
+        self.directory.forget();
+        self.members.forget();
+        self.friendships.forget();
         self.registry.evict_all(Eviction::Draining);
     }
 }
@@ -356,6 +363,7 @@ fn start_housekeeping(
         router,
         registry,
         acks,
+        ..
     } = memory.clone();
     core.spawn_critical("acks", acks.run(store.clone(), core.clone()));
     let (fold, stop) = (store.clone().fold_log(), core.stop().clone());

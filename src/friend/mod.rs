@@ -13,9 +13,9 @@ use crate::{
     error::{Code, Error, Result},
     id::{Owner, UserId},
     limits::{DESCRIPTION_BYTES_MAX, EXTRA_BYTES_MAX, REMARKS_BYTES_MAX},
-    message::push,
+    message::{Address, announcement},
     pb::{self, PushCode, ReceiverType},
-    store::{self, Store, Tx, append::To, friend::Status, within_deadline},
+    store::{self, Store, Tx, friend::Status, within_deadline},
     timeline::{Append, Applied, Change, Stop, Writer},
     user::{Directory, Profile},
 };
@@ -108,6 +108,13 @@ impl Friends {
         if !profiles.contains_key(&other) {
             return Err(no_such_user());
         }
+        // What changes nothing, or is refused, need not wait for the writer.
+        let pair = within_deadline(async {
+            Ok(store::friend::pair(self.store.reader(), by, other).await?)
+        });
+        if rules::step(wish, pair.await?)? == Step::Stay {
+            return Ok(());
+        }
         let courtship = Courtship {
             by,
             wish,
@@ -190,6 +197,10 @@ impl Change for Courtship {
         4
     }
 
+    fn bytes(&self) -> usize {
+        self.asking.remarks.len() + self.asking.description.len()
+    }
+
     async fn apply(&self, tx: &Tx) -> Result<Applied<()>, Stop> {
         let conn = tx.conn();
         let pair = store::friend::lock(conn, self.by, self.other).await?;
@@ -243,12 +254,11 @@ impl Courtship {
     }
 
     fn tell_other(&self, code: PushCode, push: &impl prost::Message) -> Append {
-        let receiver = self.other.get();
-        Append {
-            message: push::announcement(ReceiverType::RtUser, receiver, code, push, self.now_ms),
-            to: To::Owners(vec![Owner::User(self.other)]),
-            answer_owner: None,
-            profile: Arc::default(),
-        }
+        let address = Address {
+            receiver_type: ReceiverType::RtUser,
+            receiver_id: self.other.get(),
+            now_ms: self.now_ms,
+        };
+        announcement(address, vec![Owner::User(self.other)], code, push)
     }
 }

@@ -6,22 +6,16 @@
 //! follows; such a message is addressed to user 0, which delivery replaces by the timeline's user.
 //! An event that would be too large is split into several, each with a part of the members.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use prost::Message as _;
-use sha2::{Digest, Sha256};
 
 use super::rules::Role;
 use crate::{
-    id::{DeviceId, GroupId, Owner, UserId},
+    id::{GroupId, Owner, UserId},
     limits::EVENT_MEMBERS_BYTES_MAX,
-    pb::{self, MessageType, PushCode, ReceiverType, SenderType},
-    store::{
-        append::To,
-        group::{Details, GroupKind, Member},
-    },
-    timeline::{Append, NewMessage},
+    message::{Address, announcement},
+    pb::{self, PushCode, ReceiverType},
+    store::group::{Details, GroupKind, Member},
+    timeline::Append,
     user::Profile,
 };
 
@@ -60,7 +54,7 @@ impl Announcer<'_> {
             introduction: details.introduction.clone(),
             extra: details.extra.clone(),
         };
-        vec![self.to_group(content(PushCode::PcUpdateGroup, &push))]
+        vec![self.to_group(PushCode::PcUpdateGroup, &push)]
     }
 
     /// Announces new members, at least one.
@@ -68,16 +62,13 @@ impl Announcer<'_> {
         let mut announcements = Vec::new();
         for members in parts(members, EVENT_MEMBERS_BYTES_MAX) {
             let users: Vec<UserId> = members.iter().map(|m| UserId(m.user_id)).collect();
-            let content = content(
-                PushCode::PcAddGroupMembers,
-                &pb::AddGroupMembersPush {
-                    opt_id: self.author.user.get(),
-                    opt_name: self.author.nickname.clone(),
-                    members,
-                    group_id: self.group.get(),
-                },
-            );
-            self.tell(content, &users, &mut announcements);
+            let push = pb::AddGroupMembersPush {
+                opt_id: self.author.user.get(),
+                opt_name: self.author.nickname.clone(),
+                members,
+                group_id: self.group.get(),
+            };
+            announcements.extend(self.tell(PushCode::PcAddGroupMembers, &push, &users));
         }
         announcements
     }
@@ -90,54 +81,38 @@ impl Announcer<'_> {
             deleted_user_id: user.get(),
             group_id: self.group.get(),
         };
-        let content = content(PushCode::PcRemoveGroupMember, &push);
-        let mut announcements = Vec::with_capacity(2);
-        self.tell(content, &[user], &mut announcements);
-        announcements
+        self.tell(PushCode::PcRemoveGroupMember, &push, &[user])
+            .collect()
     }
 
     /// Tells the group, and `users` where they do not learn of it with the group.
-    fn tell(&self, content: Bytes, users: &[UserId], announcements: &mut Vec<Append>) {
-        announcements.push(self.to_group(content.clone()));
-        if self.kind == GroupKind::Large {
+    fn tell(
+        &self,
+        code: PushCode,
+        push: &impl prost::Message,
+        users: &[UserId],
+    ) -> impl Iterator<Item = Append> {
+        let himself = (self.kind == GroupKind::Large).then(|| {
             let owners = users.iter().copied().map(Owner::User).collect();
-            announcements.push(self.message(ReceiverType::RtUser, 0, owners, content));
-        }
+            announcement(self.address(ReceiverType::RtUser, 0), owners, code, push)
+        });
+        [self.to_group(code, push)].into_iter().chain(himself)
     }
 
-    fn to_group(&self, content: Bytes) -> Append {
+    fn to_group(&self, code: PushCode, push: &impl prost::Message) -> Append {
         let receiver_type = match self.kind {
             GroupKind::Small => ReceiverType::RtSmallGroup,
             GroupKind::Large => ReceiverType::RtLargeGroup,
         };
-        let owners = self.audience.clone();
-        self.message(receiver_type, self.group.get(), owners, content)
+        let address = self.address(receiver_type, self.group.get());
+        announcement(address, self.audience.clone(), code, push)
     }
 
-    fn message(
-        &self,
-        receiver_type: ReceiverType,
-        receiver_id: i64,
-        owners: Vec<Owner>,
-        content: Bytes,
-    ) -> Append {
-        Append {
-            to: To::Owners(owners),
-            answer_owner: None,
-            profile: Arc::default(),
-            message: NewMessage {
-                sender_type: SenderType::StSystem as i16,
-                sender_id: 0,
-                device: DeviceId(0),
-                receiver_type: receiver_type as i16,
-                receiver_id,
-                to_user_ids: Vec::new(),
-                message_type: MessageType::MtCommand as i16,
-                digest: Sha256::digest(&content).into(),
-                content,
-                send_time: self.author.now_ms,
-                client_message_id: String::new(),
-            },
+    const fn address(&self, receiver_type: ReceiverType, receiver_id: i64) -> Address {
+        Address {
+            receiver_type,
+            receiver_id,
+            now_ms: self.author.now_ms,
         }
     }
 }
@@ -154,14 +129,6 @@ pub(super) fn member(row: Member, profile: &Profile) -> pb::GroupMember {
         remarks: row.remarks,
         extra: row.extra,
     }
-}
-
-fn content(code: PushCode, push: &impl prost::Message) -> Bytes {
-    let command = pb::Command {
-        code: code as i32,
-        data: push.encode_to_vec().into(),
-    };
-    command.encode_to_vec().into()
 }
 
 /// Splits members into parts of at most `bytes_max`, in their order.

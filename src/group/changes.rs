@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     config,
+    error::Error,
     id::{GroupId, Owner, Seq, UserId},
-    limits::BATCH_ROWS_MAX,
     members::Members,
     pb,
     store::{
@@ -90,6 +90,10 @@ impl Change for Create {
         self.context.rows(self.people.len())
     }
 
+    fn bytes(&self) -> usize {
+        self.details.bytes() + size_of_val(&*self.people)
+    }
+
     async fn apply(&self, tx: &Tx) -> Result<Applied<GroupId>, Stop> {
         let (conn, context) = (tx.conn(), &self.context);
         context.admit(conn, self.kind, 0, &self.people).await?;
@@ -119,6 +123,10 @@ impl Change for Update {
         self.context.rows(0)
     }
 
+    fn bytes(&self) -> usize {
+        self.details.bytes()
+    }
+
     async fn apply(&self, tx: &Tx) -> Result<Applied<()>, Stop> {
         let (conn, context) = (tx.conn(), &self.context);
         let (group, actor) = lock(conn, self.group, self.by()).await?;
@@ -144,6 +152,10 @@ impl Change for Add {
 
     fn rows(&self) -> usize {
         self.context.rows(self.people.len())
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.people)
     }
 
     async fn apply(&self, tx: &Tx) -> Result<Applied<Vec<UserId>>, Stop> {
@@ -189,6 +201,10 @@ impl Change for UpdateMember {
         1
     }
 
+    fn bytes(&self) -> usize {
+        self.remarks.len() + self.extra.len()
+    }
+
     async fn apply(&self, tx: &Tx) -> Result<Applied<()>, Stop> {
         let (conn, context) = (tx.conn(), &self.context);
         let (group, actor) = lock(conn, self.group, self.by()).await?;
@@ -199,7 +215,7 @@ impl Change for UpdateMember {
             member_type: role.column(),
             remarks: self.remarks.clone(),
             extra: self.extra.clone(),
-            ..target.ok_or_else(rules::not_in_group)?
+            ..target.ok_or_else(Error::not_in_group)?
         };
         store::group::update_member(conn, &member, context.author.now_ms).await?;
         Ok(Applied {
@@ -220,6 +236,10 @@ impl Change for Remove {
 
     fn rows(&self) -> usize {
         self.context.rows(1)
+    }
+
+    fn bytes(&self) -> usize {
+        0
     }
 
     async fn apply(&self, tx: &Tx) -> Result<Applied<()>, Stop> {
@@ -251,12 +271,9 @@ impl Change for Remove {
 }
 
 impl Context {
-    /// Rows of a change that names so many users. A larger one counts as one full batch: the writer
-    /// would refuse it for ever otherwise.
+    /// Rows of a change that names so many users.
     fn rows(&self, users: usize) -> usize {
-        (1 + 2 * users)
-            .saturating_add(self.audience)
-            .min(BATCH_ROWS_MAX)
+        (1 + 2 * users).saturating_add(self.audience)
     }
 
     /// Judges whether new members fit into a group that has so many.
@@ -360,7 +377,7 @@ impl Context {
 /// A group, its row locked, and the role in it of whoever asks.
 async fn lock(conn: &impl Conn, id: GroupId, actor: UserId) -> Result<(Group, Option<Role>), Stop> {
     let group = store::group::lock(conn, id).await?;
-    let group = group.ok_or_else(rules::no_such_group)?;
+    let group = group.ok_or_else(Error::no_such_group)?;
     let actor = store::group::member(conn, id, actor).await?;
     let role = actor.map(|member| Role::from_column(member.member_type));
     Ok((group, role))

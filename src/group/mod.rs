@@ -211,7 +211,7 @@ impl Groups {
         check::text("extra", &details.extra, EXTRA_BYTES_MAX)?;
         within_deadline(async {
             let (_, actor) = self.look_at(group, by).await?;
-            rules::see(actor)?;
+            rules::approach(actor, user == by)?;
             let change = UpdateMember {
                 context: self.context(by, 0).await?,
                 group,
@@ -234,7 +234,7 @@ impl Groups {
         check::id("user_id", user.get())?;
         within_deadline(async {
             let (found, actor) = self.look_at(group, by).await?;
-            rules::see(actor)?;
+            rules::approach(actor, user == by)?;
             let change = Remove {
                 context: self.context(by, members_told(&found)).await?,
                 group,
@@ -295,7 +295,7 @@ impl Groups {
     async fn look_at(&self, group: GroupId, by: UserId) -> Result<(Group, Option<Role>)> {
         let conn = self.options.store.reader();
         let found = store::group::by_id(conn, group).await?;
-        let found = found.ok_or_else(rules::no_such_group)?;
+        let found = found.ok_or_else(Error::no_such_group)?;
         let member = store::group::member(conn, group, by).await?;
         let role = member.map(|member| Role::from_column(member.member_type));
         Ok((found, role))

@@ -75,7 +75,7 @@ pub(super) struct Room {
 
 /// Judges who wants to see a group, and gives his role.
 pub(super) fn see(actor: Option<Role>) -> Result<Role> {
-    actor.ok_or_else(not_in_group)
+    actor.ok_or_else(Error::not_in_group)
 }
 
 /// Judges who wants to change a group or add members.
@@ -124,24 +124,19 @@ pub(super) fn remove(case: Case) -> Result<Removal> {
     Ok(Removal::Leaves)
 }
 
+/// Judges who wants to touch a member: himself, or another one.
+pub(super) fn approach(actor: Option<Role>, is_self: bool) -> Result<()> {
+    if is_self {
+        see(actor).map(drop)
+    } else {
+        administer(actor)
+    }
+}
+
 /// Judges who touches whom, and gives the role of the one it is about.
 fn target(case: Case) -> Result<Role> {
-    if case.is_self {
-        see(case.actor)?;
-    } else {
-        administer(case.actor)?;
-    }
-    case.target.ok_or_else(not_in_group)
-}
-
-/// The answer to whoever names a group that is not there.
-pub(super) fn no_such_group() -> Error {
-    Error::business(Code::NoSuchGroup, "no such group")
-}
-
-/// The answer about whoever is no member.
-pub(super) fn not_in_group() -> Error {
-    Error::business(Code::NotInGroup, "not in the group")
+    approach(case.actor, case.is_self)?;
+    case.target.ok_or_else(Error::not_in_group)
 }
 
 fn not_allowed(why: &'static str) -> Error {

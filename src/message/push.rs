@@ -1,5 +1,4 @@
-//! What is pushed to many at once: a business server's commands, and the system's announcements of
-//! its own changes.
+//! What a business server pushes to many at once.
 //!
 //! A push to many users is one message on many timelines: its row names no receiver, each reads
 //! himself there. It is stored by parts, one transaction each, in the writer's lane for large jobs;
@@ -10,7 +9,6 @@ use std::{mem, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
-use sha2::{Digest, Sha256};
 
 use super::{
     content,
@@ -22,7 +20,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{DeviceId, MessageId, Owner, Seq, UserId},
     limits::{CONTENT_BYTES_MAX, LARGE_JOB_CHUNK, PUSH_USERS_MAX, SEND_DEADLINE},
-    pb::{self, MessageType, PushCode, ReceiverType, SenderType},
+    pb::{self, MessageType, ReceiverType},
     store::{self, append::To, within_deadline},
     timeline::{Append, NewMessage, append, pages},
 };
@@ -205,35 +203,6 @@ impl Messages {
             Err(error) => metrics.send_refused(error),
         }
         pushed
-    }
-}
-
-/// What the system tells of a change it has made, to be appended with the change.
-#[must_use]
-pub fn announcement(
-    receiver_type: ReceiverType,
-    receiver_id: i64,
-    code: PushCode,
-    data: &impl prost::Message,
-    now_ms: i64,
-) -> NewMessage {
-    let command = pb::Command {
-        code: code as i32,
-        data: data.encode_to_vec().into(),
-    };
-    let content = command.encode_to_vec();
-    NewMessage {
-        sender_type: SenderType::StSystem as i16,
-        sender_id: 0,
-        device: DeviceId(0),
-        receiver_type: receiver_type as i16,
-        receiver_id,
-        to_user_ids: Vec::new(),
-        message_type: MessageType::MtCommand as i16,
-        digest: Sha256::digest(&content).into(),
-        content: content.into(),
-        send_time: now_ms,
-        client_message_id: String::new(),
     }
 }
 

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::content;
+use super::{
+    content,
+    receipt::{Receipt, Sent, State},
+};
 use crate::{
     clock::Clock,
     delivery::{push::Template, registry::Registry, router::Router, topic::Topic},
@@ -16,7 +19,7 @@ use crate::{
     pb::{self, MessageType, ReceiverType, SenderType},
     store::{Store, append::To, group::Roster, within_deadline},
     telemetry::Metrics,
-    timeline::{Append, Appended, NewMessage, Writer, append, pages, writer::Waiting},
+    timeline::{Append, NewMessage, Writer, append, pages},
     user::{Directory, Profile},
 };
 
@@ -71,32 +74,6 @@ enum Route {
     Timelines(To),
     /// To a room, which has none.
     Room(RoomId),
-}
-
-/// The answer to a send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// Position in the sender's timeline; 0 when not persisted.
-    pub seq: Seq,
-    /// 0 when not persisted.
-    pub message_id: MessageId,
-    /// As stored, in unix milliseconds.
-    pub send_time: i64,
-}
-
-/// A send that has been accepted. Those of one device are appended in the order they were
-/// accepted in.
-#[derive(Debug)]
-pub struct Receipt {
-    state: State,
-    since: Instant,
-    metrics: Arc<Metrics>,
-}
-
-#[derive(Debug)]
-enum State {
-    Done { sent: Sent, repeated: bool },
-    Waiting(Waiting),
 }
 
 /// What [`Messages`] works with.
@@ -286,17 +263,20 @@ impl Messages {
 
     async fn to_members(&self, author: Author, group: GroupId) -> Result<To> {
         let members = &self.options.members;
-        let roster = members.roster(group).await?.ok_or_else(no_such_group)?;
+        let roster = members
+            .roster(group)
+            .await?
+            .ok_or_else(Error::no_such_group)?;
         let is_refused = |roster: &Roster| author.user().is_some_and(|user| !roster.contains(user));
         if !is_refused(&roster) {
             return Ok(To::Members(roster));
         }
-        let fresh = members.fresh_roster(group).await?;
-        let fresh = fresh.ok_or_else(no_such_group)?;
-        if is_refused(&fresh) {
-            return Err(not_in_group());
+        // His own row first: a stranger costs no more than that.
+        if let Some(user) = author.user() {
+            is_in(members.is_in_small(group, user).await?)?;
         }
-        Ok(To::Members(fresh))
+        let fresh = members.fresh_roster(group).await?;
+        Ok(To::Members(fresh.ok_or_else(Error::no_such_group)?))
     }
 
     async fn to_group(&self, author: Author, group: GroupId) -> Result<To> {
@@ -305,11 +285,8 @@ impl Messages {
             Some(user) => members.is_in_large(group, user).await?,
             None => members.is_large(group).await?.then_some(true),
         };
-        match may_send {
-            Some(true) => Ok(To::Group(group)),
-            Some(false) => Err(not_in_group()),
-            None => Err(no_such_group()),
-        }
+        is_in(may_send)?;
+        Ok(To::Group(group))
     }
 
     fn to_room(&self, author: Author, room: RoomId) -> Result<Route> {
@@ -355,6 +332,15 @@ impl Messages {
     }
 }
 
+/// Refuses who is not in a group, or a group that is not there.
+fn is_in(found: Option<bool>) -> Result<()> {
+    match found {
+        Some(true) => Ok(()),
+        Some(false) => Err(Error::not_in_group()),
+        None => Err(Error::no_such_group()),
+    }
+}
+
 /// In whose timeline the seq stands that the author is answered: in his own, or in the large
 /// group's.
 const fn answer_owner(
@@ -366,107 +352,6 @@ const fn answer_owner(
         (ReceiverType::RtLargeGroup, _) => Some(Owner::Group(GroupId(receiver_id))),
         (_, Some(user)) => Some(Owner::User(user)),
         (_, None) => None,
-    }
-}
-
-fn no_such_group() -> Error {
-    Error::business(Code::NoSuchGroup, "no such group")
-}
-
-fn not_in_group() -> Error {
-    Error::business(Code::NotInGroup, "not in the group")
-}
-
-impl Receipt {
-    /// Waits until the message is stored, but not beyond its deadline; dropping the future does not
-    /// take it back.
-    ///
-    /// # Errors
-    /// 10004 when it could not be stored or its outcome is unknown; 10001 when its client message
-    /// id was used for another message.
-    pub async fn done(&mut self) -> Result<Sent> {
-        let Some(deadline) = self.deadline() else {
-            return self.stored().await;
-        };
-        match tokio::time::timeout_at(deadline.into(), self.stored()).await {
-            Ok(result) => result,
-            Err(_) => self.give_up(),
-        }
-    }
-
-    /// Waits however long it takes, for whoever keeps the [deadline](Receipt::deadline) himself.
-    /// Cancel safe.
-    ///
-    /// # Errors
-    /// As [`Receipt::done`].
-    pub async fn stored(&mut self) -> Result<Sent> {
-        match &mut self.state {
-            State::Done { sent, repeated } => {
-                let done = (*sent, *repeated);
-                self.counted(Ok(done))
-            }
-            State::Waiting(waiting) => {
-                let appended = waiting.stored().await;
-                self.counted(appended.map(|appended| (appended.into(), appended.repeated)))
-            }
-        }
-    }
-
-    /// When the send must be answered; `None` when its answer is there.
-    #[must_use]
-    pub const fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Done { .. } => None,
-            State::Waiting(waiting) => Some(waiting.deadline()),
-        }
-    }
-
-    /// The answer to a send that is not known to be stored by its deadline.
-    ///
-    /// # Errors
-    /// 10004, but for a send whose answer is there.
-    pub fn give_up(&self) -> Result<Sent> {
-        match &self.state {
-            State::Done { sent, repeated } => self.counted(Ok((*sent, *repeated))),
-            State::Waiting(waiting) => {
-                let appended = waiting.give_up();
-                self.counted(appended.map(|appended| (appended.into(), appended.repeated)))
-            }
-        }
-    }
-
-    /// Counts the outcome, which is a result and whether it is a repeated one.
-    fn counted(&self, outcome: Result<(Sent, bool)>) -> Result<Sent> {
-        match outcome {
-            Ok((sent, repeated)) => {
-                self.metrics.send_done(repeated, self.since.elapsed());
-                Ok(sent)
-            }
-            Err(error) => {
-                self.metrics.send_refused(&error);
-                Err(error)
-            }
-        }
-    }
-}
-
-impl From<Appended> for Sent {
-    fn from(appended: Appended) -> Self {
-        Self {
-            seq: appended.seq,
-            message_id: appended.message_id,
-            send_time: appended.send_time,
-        }
-    }
-}
-
-impl From<Sent> for pb::SendMessageResp {
-    fn from(sent: Sent) -> Self {
-        Self {
-            seq: sent.seq.get(),
-            message_id: sent.message_id.get(),
-            send_time: sent.send_time,
-        }
     }
 }
 

@@ -91,6 +91,14 @@ pub(crate) async fn lock(conn: &impl Conn, me: UserId, other: UserId) -> Outcome
         .into_tuple()
         .all(conn)
         .await?;
+    pair(conn, me, other).await
+}
+
+/// What `me` and `other` are to each other.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn pair(conn: &impl Conn, me: UserId, other: UserId) -> Outcome<Pair> {
     let either = Condition::any()
         .add(
             Column::UserId

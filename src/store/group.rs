@@ -65,6 +65,14 @@ pub struct Details {
     pub extra: String,
 }
 
+impl Details {
+    /// Bytes of all texts.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.name.len() + self.avatar_url.len() + self.introduction.len() + self.extra.len()
+    }
+}
+
 /// A large group that a user is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {

@@ -25,6 +25,9 @@ pub trait Change: Send + Sync + 'static {
     /// Rows that it is expected to write, its messages' entries included.
     fn rows(&self) -> usize;
 
+    /// Bytes of memory that its texts take while it waits, about.
+    fn bytes(&self) -> usize;
+
     /// Reads, decides and writes. It is run again from the start when the transaction must be, so
     /// it changes nothing but the database.
     ///
@@ -32,8 +35,8 @@ pub trait Change: Send + Sync + 'static {
     /// [`Stop`]; then nothing that it wrote stays.
     fn apply(&self, tx: &Tx) -> impl Future<Output = Result<Applied<Self::Output>, Stop>> + Send;
 
-    /// Runs after the commit, before anything is published or answered: what this instance
-    /// remembers of the former state must go.
+    /// Runs after the commit, before anything is published or answered, and after a commit whose
+    /// outcome is unknown: what this instance remembers of the former state must go.
     fn committed(&self, output: &Self::Output);
 }
 
@@ -74,6 +77,10 @@ pub(super) trait Work: Send {
     fn by(&self) -> UserId;
     /// See [`Change::rows`].
     fn rows(&self) -> usize;
+    /// See [`Change::bytes`].
+    fn bytes(&self) -> usize;
+    /// Nobody waits for it any more.
+    fn is_abandoned(&self) -> bool;
     /// See [`Change::apply`]; gives what announces it.
     fn apply<'a>(&'a mut self, tx: &'a Tx) -> BoxFuture<'a, Result<Vec<Append>, Stop>>;
     /// See [`Change::committed`].
@@ -111,6 +118,14 @@ impl<C: Change> Work for Pending<C> {
 
     fn rows(&self) -> usize {
         self.change.rows()
+    }
+
+    fn bytes(&self) -> usize {
+        self.change.bytes()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
     }
 
     fn apply<'a>(&'a mut self, tx: &'a Tx) -> BoxFuture<'a, Result<Vec<Append>, Stop>> {

@@ -76,6 +76,11 @@ impl Directory {
         Ok(found)
     }
 
+    /// Forgets everything: the database went back in time.
+    pub fn forget(&self) {
+        self.profiles.forget();
+    }
+
     /// Commits a transaction that changed a user's profile; whoever asks afterwards gets the new
     /// one.
     pub(super) async fn commit_change(&self, tx: Tx, tasks: &Tasks, user: UserId) -> Result<()> {

@@ -94,7 +94,7 @@ async fn push_is_one_message_on_the_timelines_of_those_who_exist() {
         };
         let message = &row.message;
         assert_eq!((row.seq, message.id), (Seq(1), id.get()));
-        assert_eq!(message.sender_type, SenderType::StBusiness as i16);
+        assert_eq!(message.sender_type, pb::SenderType::StBusiness as i16);
         assert_eq!(message.receiver_type, ReceiverType::RtUser as i16);
         assert_eq!((message.sender_id, message.receiver_id), (0, 0));
         assert_eq!(message.r#type, MessageType::MtCommand as i16);

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::{PAUSE_MAX, PAUSE_MIN, Task, is_late, too_late, unknown_outcome};
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     id::MessageId,
-    limits::{ANNOUNCEMENTS_MAX, BATCH_DEADLINE},
+    limits::{ANNOUNCEMENTS_MAX, DATABASE_DEADLINE},
     store::{
         self, Failure, FailureKind, Outcome,
         append::{Entry, Send},
@@ -44,7 +44,14 @@ impl Task {
             work.failed(too_late());
             return;
         }
-        match self.change_retrying(&mut *work).await {
+        // Who has been told to look whether it was done must not be surprised by it later.
+        if work.is_abandoned() {
+            return;
+        }
+        match self
+            .change_retrying(&mut *work, since + DATABASE_DEADLINE)
+            .await
+        {
             Ok((written, ids)) => {
                 work.committed();
                 self.ids.use_up(written.announcements.len());
@@ -55,13 +62,21 @@ impl Task {
                 }
                 work.done();
             }
-            Err(error) => work.failed(error),
+            Err(error) => {
+                if error.is(Code::TryAgain) {
+                    work.committed();
+                }
+                work.failed(error);
+            }
         }
     }
 
     /// Runs the transaction until it is known what became of it, or the deadline has passed.
-    async fn change_retrying(&mut self, work: &mut dyn Work) -> Result<(Written, Vec<MessageId>)> {
-        let deadline = Instant::now() + BATCH_DEADLINE;
+    async fn change_retrying(
+        &mut self,
+        work: &mut dyn Work,
+        deadline: Instant,
+    ) -> Result<(Written, Vec<MessageId>)> {
         let mut ids = self.peek_ids(ANNOUNCEMENTS_MAX, deadline).await?;
         let mut pause = PAUSE_MIN;
         // What a commit with an unknown outcome would have led to.
@@ -83,6 +98,7 @@ impl Task {
                 look_up = false;
             }
             if !look_up {
+                look_up = false;
                 let failure = match self.attempt_change(work, &ids).await {
                     Ok(written) => return Ok((written, ids)),
                     Err(Failed::Refused(error)) => return Err(error),
@@ -97,6 +113,8 @@ impl Task {
                     FailureKind::Transient | FailureKind::Away => {
                         tracing::warn!(error = %failure, "a change was not made yet");
                     }
+                    // Whatever is wrong: it comes after the question whether it is made.
+                    _ if look_up => tracing::error!(error = %failure, "a commit failed"),
                     // Another instance made the same one, or a commit in doubt was made after all.
                     FailureKind::Duplicate if duplicates == 0 => {
                         duplicates += 1;
@@ -113,7 +131,8 @@ impl Task {
                     }
                 }
             }
-            if Instant::now() + pause >= deadline {
+            let is_over = Instant::now() + pause >= deadline;
+            if is_over || (work.is_abandoned() && !look_up) {
                 // They may be taken.
                 self.ids.forget();
                 return Err(unknown_outcome());
@@ -129,7 +148,7 @@ impl Task {
         work: &mut dyn Work,
         ids: &[MessageId],
     ) -> Result<Written, Failed> {
-        let tx = self.options.store.begin_raw().await?;
+        let mut tx = self.options.store.begin_raw().await?;
         let announcements = work.apply(&tx).await.map_err(|stop| match stop {
             Stop::Refused(error) => Failed::Refused(error),
             Stop::Failed(failure) => Failed::Before(failure),
@@ -142,6 +161,13 @@ impl Task {
         let sends: Vec<Send> = sends.map(|(send, id)| send.as_stored(*id)).collect();
         let entries = store::append::within(tx.conn(), &sends).await?;
         let epoch = store::cluster::epoch_raw(tx.conn()).await?;
+        tx.wrote(
+            work.rows()
+                + entries
+                    .iter()
+                    .map(|entries| 1 + entries.len())
+                    .sum::<usize>(),
+        );
         let written = Written {
             announcements,
             entries,

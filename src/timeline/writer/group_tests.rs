@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     error::Code,
-    id::{GroupId, Owner, UserId},
+    id::{GroupId, Owner, Seq, UserId},
     limits::LOCK_TIMEOUT,
     pb,
     store::{
@@ -57,6 +57,10 @@ impl Change for Edit {
 
     fn rows(&self) -> usize {
         10
+    }
+
+    fn bytes(&self) -> usize {
+        0
     }
 
     async fn apply(&self, tx: &Tx) -> Result<Applied<usize>, Stop> {
@@ -324,4 +328,23 @@ async fn large_group_has_a_timeline_of_its_own() {
         .unwrap();
     assert_eq!(heads[&Owner::Group(group)], Seq(3));
     assert_eq!(heads[&Owner::User(UserId(1))], Seq(before as i64 + 3));
+}
+
+/// Nobody is surprised by a change that he was told to look for.
+#[tokio::test]
+async fn change_nobody_waits_for_any_more_is_not_begun() {
+    let world = Timelines::new().await;
+    let group = group(&world, GroupKind::Small, &[1]).await;
+    let foreign = world.foreign_connection();
+    foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // One is being tried, the other waits behind it.
+    let mut first = Box::pin(world.writer.change(Edit::new(group, &[2], &[])));
+    let mut second = Box::pin(world.writer.change(Edit::new(group, &[3], &[])));
+    let both = async { join!(&mut first, &mut second) };
+    assert!(timeout(Duration::from_millis(300), both).await.is_err());
+    drop(second);
+    foreign.execute_batch("COMMIT").unwrap();
+    assert_eq!(first.await.unwrap(), 2);
+    let third = world.writer.change(Edit::new(group, &[4], &[])).await;
+    assert_eq!(third.unwrap(), 3, "without the second");
 }

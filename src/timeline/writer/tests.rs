@@ -13,10 +13,11 @@ use super::*;
 use crate::{
     delivery::handle::Handle,
     error::Code,
-    id::{DeviceId, UserId},
+    id::{DeviceId, Seq, UserId},
     limits::LOCK_TIMEOUT,
     pb,
     testing::{self, Timelines, done, send},
+    timeline::append,
 };
 
 const LONG: Duration = Duration::from_secs(20);

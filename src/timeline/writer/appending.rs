@@ -1,0 +1,220 @@
+//! Batches of sends: one transaction for each, run again or halved until every send is stored, known
+//! to be stored, or refused.
+
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+
+use super::{PAUSE_MAX, PAUSE_MIN, Task, is_late, too_late, unknown_outcome};
+use crate::{
+    error::{Error, Result},
+    id::{MessageId, Seq},
+    limits::BATCH_DEADLINE,
+    store::{
+        FailureKind,
+        append::{Committed, Entry, Failed, Placed},
+    },
+    timeline::{
+        append::{self, Append, Appended},
+        queue::SendJob,
+    },
+};
+
+/// How a batch, or a part of it, ended.
+enum Ended {
+    Placed(Vec<Placed>),
+    /// Not stored, or unknown: try again later.
+    Away,
+    /// The database refuses it as it is.
+    Refused(Failed),
+}
+
+impl Task {
+    /// Appends what has not waited too long.
+    pub(super) async fn append_in_time(&mut self, jobs: Vec<SendJob>) {
+        let (jobs, late): (Vec<SendJob>, Vec<SendJob>) =
+            jobs.into_iter().partition(|job| !is_late(job.since));
+        for job in late {
+            answer(job, Err(too_late()));
+        }
+        if !jobs.is_empty() {
+            self.append(jobs).await;
+        }
+    }
+
+    async fn append(&mut self, jobs: Vec<SendJob>) {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let ids = match self.take_ids(jobs.len(), deadline).await {
+            Ok(ids) => ids,
+            Err(error) => {
+                for job in jobs {
+                    answer(job, Err(error.duplicate()));
+                }
+                return;
+            }
+        };
+        self.append_halving(jobs, ids, deadline).await;
+    }
+
+    /// Appends a batch; one that the database refuses is halved, so that one bad send fails alone.
+    fn append_halving(
+        &mut self,
+        mut jobs: Vec<SendJob>,
+        mut ids: Vec<MessageId>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match self.append_retrying(&jobs, &ids, deadline).await {
+                Ended::Placed(placed) => self.publish(jobs, placed),
+                Ended::Away => {
+                    for job in jobs {
+                        answer(job, Err(unknown_outcome()));
+                    }
+                }
+                Ended::Refused(failed) if jobs.len() == 1 => {
+                    let error = Error::wrap("append a message", failed.error);
+                    jobs.drain(..)
+                        .for_each(|job| answer(job, Err(error.duplicate())));
+                }
+                Ended::Refused(_) => {
+                    let second_ids = ids.split_off(jobs.len() / 2);
+                    let second = jobs.split_off(jobs.len() / 2);
+                    self.append_halving(jobs, ids, deadline).await;
+                    self.append_halving(second, second_ids, deadline).await;
+                }
+            }
+        })
+    }
+
+    /// Runs the transaction until it is known what became of it, or the deadline has passed.
+    async fn append_retrying(
+        &mut self,
+        jobs: &[SendJob],
+        ids: &[MessageId],
+        deadline: Instant,
+    ) -> Ended {
+        let batch: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+        let mut ids = ids.to_vec();
+        let mut pause = PAUSE_MIN;
+        // What a commit with an unknown outcome would have led to.
+        let mut doubt: Option<Committed> = None;
+        let mut look_up = false;
+        let mut duplicates = 0;
+        loop {
+            if look_up && let Some(committed) = &doubt {
+                let placed = &committed.placed;
+                match append::is_stored(&self.options.store, &batch, &ids, placed).await {
+                    Ok(true) => return Ended::Placed(placed.clone()),
+                    Ok(false) => look_up = false,
+                    Err(error) => tracing::warn!(%error, "looking up a commit failed"),
+                }
+            } else {
+                look_up = false;
+            }
+            if !look_up {
+                match self.attempt(&batch, &ids).await {
+                    Ok(placed) => return Ended::Placed(placed),
+                    Err(failed) => {
+                        // Whatever is wrong: it comes after the question whether it is stored.
+                        look_up = failed.in_doubt.is_some();
+                        match failed.kind {
+                            FailureKind::Transient | FailureKind::Away => {
+                                tracing::warn!(error = %failed.error, "a batch was not stored yet");
+                            }
+                            _ if look_up => {
+                                tracing::error!(error = %failed.error, "a commit failed");
+                            }
+                            // Another instance stored one of them between the look-up and the
+                            // insert, which the next attempt sees; or a commit in doubt was made
+                            // after all.
+                            FailureKind::Duplicate if duplicates == 0 => {
+                                duplicates += 1;
+                                look_up = true;
+                            }
+                            // After a restore the database hands out ids once more.
+                            FailureKind::Duplicate if duplicates == 1 => {
+                                duplicates += 1;
+                                self.ids.forget();
+                                match self.take_ids(ids.len(), deadline).await {
+                                    Ok(fresh) => ids = fresh,
+                                    Err(_) => return Ended::Away,
+                                }
+                            }
+                            FailureKind::Duplicate | FailureKind::Other => {
+                                return Ended::Refused(failed);
+                            }
+                        }
+                        doubt = failed.in_doubt.or(doubt);
+                    }
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                return Ended::Away;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One transaction.
+    async fn attempt(
+        &mut self,
+        batch: &[&Append],
+        ids: &[MessageId],
+    ) -> std::result::Result<Vec<Placed>, Failed> {
+        let begun = Instant::now();
+        let sends = batch.iter().zip(ids).map(|(send, id)| send.as_stored(*id));
+        let committed = self.options.store.append(sends.collect()).await?;
+        let rows = batch.iter().map(|append| append.rows()).sum();
+        let metrics = &self.options.metrics;
+        metrics.batch_committed(batch.len(), rows, begun.elapsed());
+        self.observe(committed.epoch);
+        Ok(committed.placed)
+    }
+
+    /// Offers every new entry to its topic, in order, then replies.
+    fn publish(&self, jobs: Vec<SendJob>, placed: Vec<Placed>) {
+        for (job, placed) in jobs.into_iter().zip(placed) {
+            let result = match placed {
+                Placed::New {
+                    id,
+                    send_time,
+                    entries,
+                } => {
+                    self.publish_one(&job.append, id, send_time, &entries);
+                    Ok(Appended {
+                        seq: job.append.answered_seq(&entries),
+                        message_id: id,
+                        send_time,
+                        repeated: false,
+                    })
+                }
+                Placed::Repeat { id, seq, send_time } => Ok(Appended {
+                    seq,
+                    message_id: id,
+                    send_time,
+                    repeated: true,
+                }),
+                Placed::Conflict => Err(append::conflict()),
+                Placed::NoSuchGroup => Err(Error::no_such_group()),
+                Placed::NotInGroup => Err(Error::not_in_group()),
+            };
+            answer(job, result);
+        }
+    }
+}
+
+impl Append {
+    /// The position that its sender is told.
+    fn answered_seq(&self, entries: &[Entry]) -> Seq {
+        let answered = entries
+            .iter()
+            .find(|(owner, _)| Some(*owner) == self.answer_owner);
+        answered.map_or(Seq::ZERO, |(_, seq)| *seq)
+    }
+}
+
+/// Tells whoever waits; that nobody does any more is his affair.
+fn answer(job: SendJob, result: Result<Appended>) {
+    let _ = job.reply.send(result);
+}
