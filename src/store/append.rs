@@ -3,7 +3,8 @@
 //!
 //! Invariant I1 rests here: a seq is taken by raising the timeline's head row inside the
 //! transaction that inserts the entry, and the write lock is held until that commits. On SQLite
-//! the transaction runs on one thread with a connection of its own.
+//! a batch of sends is appended on one thread with a connection of its own; what announces a change
+//! is appended [within](within) the change's transaction.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,6 +12,8 @@ use rusqlite::Connection;
 
 use super::{Conn, FailureKind, Outcome, Store, group::Roster, message, sqlite_append, timeline};
 use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
+
+pub use super::timeline::Entry;
 
 /// One message and the timelines it goes to.
 #[derive(Clone, Debug)]
@@ -82,9 +85,6 @@ impl To {
         self.len() == 0
     }
 }
-
-/// A position that was taken.
-pub type Entry = (Owner, Seq);
 
 /// What became of one send.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What a failure leaves of the connections.
 
+use futures_util::future::join_all;
 use sea_orm::ConnectionTrait;
 
 use super::*;
@@ -31,4 +32,29 @@ async fn transaction_that_the_database_ended_by_itself_harms_no_later_one() {
         let foreign = world.foreign_connection();
         foreign.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
     }
+}
+
+#[tokio::test]
+async fn writer_waits_behind_one_caller_at_most() {
+    let world = Timelines::new().await;
+    let store = &world.store;
+    let order = Mutex::new(Vec::new());
+    let held = store.begin_raw().await.unwrap();
+    let call = async |name: &'static str| {
+        let tx = store.begin().await.unwrap();
+        order.lock().await.push(name);
+        drop(tx);
+    };
+    let write = async {
+        let tx = store.begin_raw().await.unwrap();
+        order.lock().await.push("writer");
+        drop(tx);
+    };
+    let release = async {
+        tokio::task::yield_now().await;
+        drop(held);
+    };
+    let callers = join_all(["a", "b", "c", "d"].map(call));
+    tokio::join!(callers, write, release);
+    assert_eq!(*order.lock().await, ["a", "writer", "b", "c", "d"]);
 }

@@ -10,13 +10,15 @@ use sea_orm::{
 
 use super::{
     Conn, Outcome, Store,
-    append::Entry,
     entity::{message, timeline_entry, timeline_head},
 };
 use crate::{
     error::{Error, Result},
     id::{MessageId, Owner, Seq, UserId},
 };
+
+/// A position of a timeline that was taken.
+pub type Entry = (Owner, Seq);
 
 /// A message as it stands at a position.
 #[derive(Clone, Debug)]
