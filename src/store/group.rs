@@ -13,7 +13,7 @@ use sea_orm::{
 };
 
 use super::{
-    Conn, Outcome,
+    Conn, Failure, Outcome,
     entity::{group, group_member, timeline_head},
 };
 use crate::id::{GroupId, Owner, Seq, UserId};
@@ -201,8 +201,8 @@ pub(crate) async fn describe(
         .col_expr(group::Column::UpdatedAt, Expr::value(now_ms))
         .filter(group::Column::Id.eq(id.get()))
         .exec(conn)
-        .await?;
-    Ok(())
+        .await
+        .and_then(|updated| one(updated.rows_affected))
 }
 
 /// Records that the members have changed: raises the version, and the count by `more`.
@@ -218,8 +218,8 @@ pub(crate) async fn touch(conn: &impl Conn, id: GroupId, more: i64, now_ms: i64)
         .col_expr(C::UpdatedAt, Expr::value(now_ms))
         .filter(C::Id.eq(id.get()))
         .exec(conn)
-        .await?;
-    Ok(())
+        .await
+        .and_then(|updated| one(updated.rows_affected))
 }
 
 /// Ends a group that has no members any more.
@@ -227,8 +227,8 @@ pub(crate) async fn touch(conn: &impl Conn, id: GroupId, more: i64, now_ms: i64)
 /// # Errors
 /// See [`by_id`].
 pub(crate) async fn delete(conn: &impl Conn, id: GroupId) -> Outcome<()> {
-    group::Entity::delete_by_id(id.get()).exec(conn).await?;
-    Ok(())
+    let deleted = group::Entity::delete_by_id(id.get()).exec(conn).await?;
+    one(deleted.rows_affected)
 }
 
 /// A member of a group.
@@ -378,8 +378,8 @@ pub(crate) async fn update_member(conn: &impl Conn, member: &Member, now_ms: i64
         .filter(C::GroupId.eq(member.group_id))
         .filter(C::UserId.eq(member.user_id))
         .exec(conn)
-        .await?;
-    Ok(())
+        .await
+        .and_then(|updated| one(updated.rows_affected))
 }
 
 /// Removes a member.
@@ -387,10 +387,19 @@ pub(crate) async fn update_member(conn: &impl Conn, member: &Member, now_ms: i64
 /// # Errors
 /// See [`by_id`].
 pub(crate) async fn delete_member(conn: &impl Conn, group: GroupId, user: UserId) -> Outcome<()> {
-    group_member::Entity::delete_by_id((group.get(), user.get()))
+    let deleted = group_member::Entity::delete_by_id((group.get(), user.get()))
         .exec(conn)
         .await?;
-    Ok(())
+    one(deleted.rows_affected)
+}
+
+/// Whoever writes a row has read it under the group's lock: it must be there.
+fn one(rows_affected: u64) -> Outcome<()> {
+    if rows_affected == 1 {
+        Ok(())
+    } else {
+        Err(Failure::RecordNotUpdated)
+    }
 }
 
 /// The large groups of users, with the heads of their timelines, each user's by group.
