@@ -148,6 +148,7 @@ impl Task {
         work: &mut dyn Work,
         ids: &[MessageId],
     ) -> Result<Written, Failed> {
+        let begun = Instant::now();
         let mut tx = self.options.store.begin_raw().await?;
         let announcements = work.apply(&tx).await.map_err(|stop| match stop {
             Stop::Refused(error) => Failed::Refused(error),
@@ -161,20 +162,20 @@ impl Task {
         let sends: Vec<Send> = sends.map(|(send, id)| send.as_stored(*id)).collect();
         let entries = store::append::within(tx.conn(), &sends).await?;
         let epoch = store::cluster::epoch_raw(tx.conn()).await?;
-        tx.wrote(
-            work.rows()
-                + entries
-                    .iter()
-                    .map(|entries| 1 + entries.len())
-                    .sum::<usize>(),
-        );
+        let rows = entries.iter().map(|entries| 1 + entries.len()).sum();
+        tx.wrote(work.rows() + rows);
+        let messages = announcements.len();
         let written = Written {
             announcements,
             entries,
             epoch,
         };
         match tx.commit_raw().await {
-            Ok(()) => Ok(written),
+            Ok(()) => {
+                let metrics = &self.options.metrics;
+                metrics.batch_committed(messages, rows, begun.elapsed());
+                Ok(written)
+            }
             Err(failure) => Err(Failed::InCommit(failure, written)),
         }
     }
