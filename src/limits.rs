@@ -151,6 +151,8 @@ pub const MESSAGE_ID_BLOCK: i64 = 10_000;
 const _: () = assert!(BATCH_SENDS_MAX as i64 <= MESSAGE_ID_BLOCK);
 /// Sign-ins on the long connection in one transaction.
 pub const SIGN_IN_BATCH_MAX: usize = 512;
+/// Users whose large groups one query of a sign-in reads.
+pub const SIGN_IN_USERS_CHUNK: usize = 32;
 /// Sign-ins that wait for their transaction.
 pub const SIGN_IN_QUEUE_MAX: usize = 32_768;
 /// Acks written in one statement.

@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
-    limits::{DATABASE_DEADLINE, SIGN_IN_BATCH_MAX, SIGN_IN_QUEUE_MAX},
+    limits::{DATABASE_DEADLINE, SIGN_IN_BATCH_MAX, SIGN_IN_QUEUE_MAX, SIGN_IN_USERS_CHUNK},
     store::{self, Outcome, Store, group::Membership},
     telemetry::Metrics,
 };
@@ -33,7 +33,7 @@ pub struct SignedIn {
     /// How far the device has acknowledged it, as far as that is written.
     pub acked: Seq,
     /// The large groups the user is in, as they were at that head or later.
-    pub memberships: Vec<Membership>,
+    pub memberships: Arc<[Membership]>,
 }
 
 /// A handle to the task that signs in; cloning it is cheap.
@@ -121,7 +121,7 @@ impl Task {
     }
 
     async fn sign_in(&self, batch: Vec<Request>) {
-        let signed = tokio::time::timeout(DATABASE_DEADLINE, self.transaction(&batch)).await;
+        let signed = tokio::time::timeout(DATABASE_DEADLINE, self.sign_in_all(&batch)).await;
         let mut signed = match signed {
             Ok(Ok(signed)) => Ok(signed),
             Ok(Err(error)) => Err(Error::from(error)),
@@ -141,11 +141,37 @@ impl Task {
     }
 
     /// Signs in those whose token holds; the indices of the others are missing from the result.
+    async fn sign_in_all(&self, batch: &[Request]) -> Outcome<HashMap<usize, SignedIn>> {
+        let mut signed = self.transaction(batch).await?;
+        // After the heads: a change that is not seen here stands beyond them. And after the commit:
+        // who is in thousands of groups must not keep everyone else from writing.
+        let users = distinct(signed.keys().map(|index| batch[*index].user));
+        let memberships = self.memberships(&users).await?;
+        for (index, signed) in &mut signed {
+            let user = batch[*index].user;
+            signed.memberships = memberships.get(&user).cloned().unwrap_or_default();
+        }
+        Ok(signed)
+    }
+
+    /// The large groups of users; who is in none is missing.
+    async fn memberships(&self, users: &[UserId]) -> Outcome<HashMap<UserId, Arc<[Membership]>>> {
+        let mut memberships = HashMap::new();
+        for users in users.chunks(SIGN_IN_USERS_CHUNK) {
+            let some = store::group::memberships(self.store.reader(), users).await?;
+            let some = some.into_iter();
+            memberships.extend(some.map(|(user, groups)| (user, Arc::from(groups))));
+        }
+        Ok(memberships)
+    }
+
+    /// Checks tokens, raises generations and reads heads and acks.
     async fn transaction(&self, batch: &[Request]) -> Outcome<HashMap<usize, SignedIn>> {
         let now = self.clock.now_ms();
         let tx = self.store.begin_raw().await?;
         let conn = tx.conn();
-        let tokens = store::session::tokens(conn, &distinct(batch, |r| r.device)).await?;
+        let tokens =
+            store::session::tokens(conn, &distinct(batch.iter().map(|r| r.device))).await?;
         let is_granted = |request: &Request| {
             let token = tokens.get(&request.device);
             token.is_some_and(|token| request.is_granted_by(token, now))
@@ -160,14 +186,11 @@ impl Task {
             return Ok(HashMap::new());
         };
         let devices: Vec<DeviceId> = times.keys().copied().collect();
-        let owners = distinct(batch, |request| Owner::User(request.user));
-        let sessions = distinct(batch, |request| (request.user, request.device));
+        let owners = distinct(granted().map(|(_, request)| Owner::User(request.user)));
+        let sessions = distinct(granted().map(|(_, request)| (request.user, request.device)));
         let generations = store::session::raise_generations(conn, &devices, step, now).await?;
         let heads = store::timeline::heads_raw(conn, &owners).await?;
         let acks = store::ack::own(conn, &sessions).await?;
-        // After the heads: a change that is not seen here stands beyond them.
-        let users = distinct(batch, |request| request.user);
-        let memberships = store::group::memberships(conn, &users).await?;
         tx.commit_raw().await?;
 
         let mut signed = HashMap::with_capacity(batch.len());
@@ -187,7 +210,7 @@ impl Task {
                 expires_at: token.expires_at,
                 head: heads.get(&Owner::User(user)).copied().unwrap_or_default(),
                 acked: acks.get(&(user, device)).copied().unwrap_or_default(),
-                memberships: memberships.get(&user).cloned().unwrap_or_default(),
+                memberships: Arc::default(),
             };
             signed.insert(index, signed_in);
         }
@@ -203,8 +226,8 @@ impl Request {
     }
 }
 
-/// What the requests are about, each once.
-fn distinct<T: Eq + Hash>(batch: &[Request], about: impl Fn(&Request) -> T) -> Vec<T> {
-    let distinct: HashSet<T> = batch.iter().map(about).collect();
+/// Each once.
+fn distinct<T: Eq + Hash>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let distinct: HashSet<T> = items.collect();
     distinct.into_iter().collect()
 }
