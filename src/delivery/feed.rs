@@ -257,14 +257,10 @@ impl Feed {
         state.drop_read(&self.budget);
     }
 
-    /// Gives back a ring nobody has read from since the last call: its readers are stuck, and the
-    /// timeline has what they miss.
+    /// Gives back what has been in the ring since the last call: its readers are stuck, and the
+    /// timeline has what they miss. What came since then stays for those that are not.
     pub fn sweep(&self) {
-        let mut state = self.lock();
-        if state.swept == Some(state.first) {
-            state.clear(&self.budget);
-        }
-        state.swept = (!state.ring.is_empty()).then_some(state.first);
+        self.lock().sweep(&self.budget);
     }
 
     /// Wakes every follower that is not woken yet. One that comes meanwhile begins behind what it

@@ -224,6 +224,7 @@ mod tests {
         stop.cancel();
         sweep.await.unwrap();
     }
+
     /// Whoever is told makes the router forget its feeds; those that come back have new ones.
     #[tokio::test]
     async fn database_that_went_back_is_reported_once() {

@@ -27,8 +27,8 @@ pub(super) struct State {
     pub(super) followers: Slab<Follower>,
     /// Entries that came before their predecessors.
     pub(super) early: BTreeMap<Seq, Push>,
-    /// The offset of the ring's first push at the last sweep, if there was one.
-    pub(super) swept: Option<u64>,
+    /// The offset after the ring's last push at the last sweep.
+    pub(super) swept: u64,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl State {
             bytes: 0,
             followers: Slab::new(),
             early: BTreeMap::new(),
-            swept: None,
+            swept: 0,
         }
     }
 
@@ -141,6 +141,17 @@ impl State {
             self.bytes -= slot.push.bytes();
             budget.give_back(SLOT_BYTES);
         }
+    }
+
+    /// Gives back what came before the sweep before this one, and was not read by now.
+    pub(super) fn sweep(&mut self, budget: &Budget) {
+        while self.first < self.swept && !self.ring.is_empty() {
+            self.drop_first(budget);
+        }
+        if self.ring.is_empty() {
+            self.ring = VecDeque::new();
+        }
+        self.swept = self.end();
     }
 
     pub(super) fn clear(&mut self, budget: &Budget) {

@@ -179,6 +179,22 @@ fn feed_without_followers_keeps_its_head_and_no_push() {
     assert_eq!(feed.budget.taken(), 0);
 }
 
+/// In a room nothing else has what is dropped.
+#[test]
+fn reader_that_keeps_up_loses_nothing_to_one_that_does_not() {
+    let feed = Feed::new(Topic::Room(RoomId(1)), Arc::default());
+    let (stuck, reader) = (DeviceId(2), DeviceId(3));
+    feed.follow(Arc::new(Handle::new(stuck)), SLOT, None);
+    let (key, mut position) = feed.follow(Arc::new(Handle::new(reader)), SLOT, None);
+    for _ in 0..5 {
+        feed.offer(ephemeral());
+        feed.sweep();
+        let (read, given) = feed.read(key, &mut position, reader, |_| true);
+        assert_eq!((read, given), (Read::UpToDate, 1));
+        assert_eq!(feed.lock().ring.len(), 1, "what is old was given back");
+    }
+}
+
 #[test]
 fn ring_nobody_reads_is_given_back_by_the_second_sweep() {
     let feed = open_feed(0);

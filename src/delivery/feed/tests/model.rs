@@ -97,8 +97,8 @@ pub(super) struct Model {
     /// What was taken before this place has left the ring.
     first: usize,
     readers: Vec<Reader>,
-    /// The first place in the ring at the last sweep.
-    swept: Option<usize>,
+    /// What was taken by the last sweep.
+    swept: usize,
     ephemerals: u64,
 }
 
@@ -115,7 +115,7 @@ impl Model {
             taken: Vec::new(),
             first: 0,
             readers: Vec::new(),
-            swept: None,
+            swept: 0,
             ephemerals: 0,
         }
     }
@@ -367,10 +367,8 @@ impl Model {
 
     fn sweep(&mut self) {
         self.feed.sweep();
-        if self.swept == Some(self.first) {
-            self.first = self.taken.len();
-        }
-        self.swept = (!self.ring().is_empty()).then_some(self.first);
+        self.first = self.first.max(self.swept);
+        self.swept = self.taken.len();
     }
 
     fn tighten(&mut self) {
