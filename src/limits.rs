@@ -102,6 +102,13 @@ pub const RING_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of all rings of the instance together.
 pub const RINGS_BYTES_MAX: usize = 24 * 1024 * 1024;
 const _: () = assert!(RING_BYTES_MAX <= RINGS_BYTES_MAX);
+/// Bytes that a ring may hold whatever all rings hold together, where nothing else has what it
+/// drops: for everyone, and in a room. Each such ring is held by a connection that does not read,
+/// and takes no more than that may leave unwritten.
+pub const RING_FLOOR_BYTES: usize = 64 * 1024;
+const _: () = assert!(DELIVERED_BYTES_MAX < RING_FLOOR_BYTES);
+const _: () = assert!(RING_FLOOR_BYTES <= RING_BYTES_MAX);
+const _: () = assert!(RING_FLOOR_BYTES <= WRITE_BUFFER_BYTES_MAX);
 const _: () = assert!(RING_BYTES_MAX > DELIVERED_BYTES_MAX);
 /// How long a feed waits for the entries that a gap misses before it reads them.
 pub const GAP_WAIT: Duration = Duration::from_millis(20);

@@ -66,14 +66,14 @@ impl Feed {
     /// A feed whose head is not known yet: it keeps what it is offered until [`Feed::open`].
     #[must_use]
     pub fn new(topic: Topic, budget: Arc<Budget>) -> Self {
-        let head = match topic.owner() {
-            Some(_) => None,
-            None => Some(Seq::ZERO),
+        let state = match topic.owner() {
+            Some(_) => State::of_timeline(),
+            None => State::without_timeline(),
         };
         Self {
             topic,
             budget,
-            state: Mutex::new(State::new(head)),
+            state: Mutex::new(state),
         }
     }
 
@@ -90,14 +90,18 @@ impl Feed {
     }
 
     /// Tells a new feed its head, read after it began to be offered pushes; what was offered
-    /// meanwhile is taken or dropped. An open feed stays as it is.
-    pub fn open(&self, head: Seq) {
+    /// meanwhile is taken or dropped, or kept where it tells of a gap. An open feed stays as it is.
+    #[must_use]
+    pub(super) fn open(&self, head: Seq) -> Offer {
         let mut state = self.lock();
-        if state.head.is_none() {
-            state.head = Some(head);
-            state.take_early(&self.budget);
-            self.wake_all(state);
+        if state.head.is_some() {
+            return Offer::Taken;
         }
+        state.head = Some(head);
+        state.take_early(&self.budget);
+        let offer = state.gap();
+        self.wake_all(state);
+        offer
     }
 
     /// Begins to follow from the head, or after the entry `after` where one is given; then the
@@ -149,18 +153,15 @@ impl Feed {
                 true
             }
             (seq, _) => {
-                if state.early.len() < EARLY_MAX {
-                    state.early.insert(seq, push);
+                state.early.insert(seq, push);
+                // The newest stay: how far the timeline goes must not be forgotten.
+                if state.early.len() > EARLY_MAX {
+                    state.early.pop_first();
                 }
                 false
             }
         };
-        // A feed that is not open yet takes what it kept when it opens.
-        let offer = if state.head.is_some() && !state.early.is_empty() {
-            Offer::Gap
-        } else {
-            Offer::Taken
-        };
+        let offer = state.gap();
         if taken {
             self.wake_all(state);
         }

@@ -59,7 +59,7 @@ impl Router {
     }
 
     /// The feed of a topic, listed and subscribed. A feed of a timeline keeps what it is offered
-    /// until it is told its head with [`Feed::open`], which must be read after this returns.
+    /// until it is told its head with [`Lease::open`], which must be read after this returns.
     ///
     /// # Errors
     /// What the bridge answers when it cannot subscribe.
@@ -176,6 +176,14 @@ impl Router {
 }
 
 impl Lease {
+    /// Tells a new feed its head; an open one stays as it is. If entries are missing between that
+    /// and what the feed was offered, they are given a moment to come.
+    pub fn open(&self, head: Seq) {
+        if self.feed.open(head) == Offer::Gap {
+            self.router.await_missing(Arc::clone(&self.feed));
+        }
+    }
+
     /// The feed alone, for those who hold many: they give it back by [`Router::release`].
     #[must_use]
     pub fn keep(mut self) -> Arc<Feed> {
@@ -302,6 +310,17 @@ mod tests {
         assert_eq!(lease.head(), Some(Seq(5)));
         assert_eq!(read(&lease, &mut position, key), (Read::Behind, 0));
         assert_eq!(router.metrics.gaps_filled.get(), 1);
+    }
+
+    /// Nothing may follow that would tell of it.
+    #[tokio::test(start_paused = true)]
+    async fn gap_that_a_feed_opens_with_is_left_to_the_timeline_too() {
+        let router = router();
+        let lease = router.lease(TOPIC).await.unwrap();
+        router.publish(TOPIC, Seq(4), &template());
+        lease.open(Seq(2));
+        router.tasks.finished().await;
+        assert_eq!(lease.head(), Some(Seq(4)));
     }
 
     #[tokio::test(start_paused = true)]

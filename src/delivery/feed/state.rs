@@ -10,10 +10,11 @@ use std::{
 
 use slab::Slab;
 
+use super::Offer;
 use crate::{
     delivery::{budget::Budget, handle::Handle, push::Push},
     id::Seq,
-    limits::{RING_BYTES_MAX, RING_FRAMES_MAX},
+    limits::{RING_BYTES_MAX, RING_FLOOR_BYTES, RING_FRAMES_MAX},
 };
 
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct State {
     /// The offset of the ring's first push.
     pub(super) first: u64,
     pub(super) bytes: usize,
+    /// Bytes that the budget leaves it.
+    floor: usize,
     pub(super) followers: Slab<Follower>,
     /// Entries that came before their predecessors.
     pub(super) early: BTreeMap<Seq, Push>,
@@ -58,13 +61,23 @@ const _: () = assert!(size_of::<Follower>() <= 16);
 pub(super) const WAKE_CHUNK: usize = 64;
 
 impl State {
-    /// Nothing yet but the head, if it is known.
-    pub(super) fn new(head: Option<Seq>) -> Self {
+    /// That of a timeline's feed, whose head is not known yet.
+    pub(super) fn of_timeline() -> Self {
+        Self::new(None, 0)
+    }
+
+    /// That of a feed that is all there is.
+    pub(super) fn without_timeline() -> Self {
+        Self::new(Some(Seq::ZERO), RING_FLOOR_BYTES)
+    }
+
+    fn new(head: Option<Seq>, floor: usize) -> Self {
         Self {
             head,
             ring: VecDeque::new(),
             first: 0,
             bytes: 0,
+            floor,
             followers: Slab::new(),
             early: BTreeMap::new(),
             swept: 0,
@@ -83,7 +96,7 @@ impl State {
         let size = push.bytes();
         while self.ring.len() >= RING_FRAMES_MAX
             || self.bytes + size > RING_BYTES_MAX
-            || (budget.is_exceeded() && !self.ring.is_empty())
+            || (budget.is_exceeded() && !self.ring.is_empty() && self.bytes + size > self.floor)
         {
             self.drop_first(budget);
         }
@@ -113,6 +126,15 @@ impl State {
             if push.seq > head {
                 self.append(push, budget);
             }
+        }
+    }
+
+    /// Whether entries are missing after the head. A feed that is not open yet takes what it kept
+    /// when it opens.
+    pub(super) fn gap(&self) -> Offer {
+        match self.head {
+            Some(_) if !self.early.is_empty() => Offer::Gap,
+            _ => Offer::Taken,
         }
     }
 

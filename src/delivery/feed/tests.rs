@@ -7,7 +7,10 @@ use self::{
     plan::{Step, step},
 };
 use super::{state::SLOT_BYTES, *};
-use crate::id::{RoomId, UserId};
+use crate::{
+    id::{RoomId, UserId},
+    limits::RINGS_BYTES_MAX,
+};
 
 mod model;
 mod plan;
@@ -54,7 +57,7 @@ proptest! {
 
 fn open_feed(head: i64) -> Feed {
     let feed = Feed::new(USER, Arc::default());
-    feed.open(Seq(head));
+    assert_eq!(feed.open(Seq(head)), Offer::Taken);
     feed
 }
 
@@ -70,16 +73,33 @@ fn push(seq: i64) -> Push {
     .push()
 }
 
+/// The last one may be the last that is offered for long.
 #[test]
-fn early_entries_are_kept_up_to_a_bound() {
+fn newest_of_the_early_entries_are_kept() {
     let feed = open_feed(0);
-    for seq in 2..=2 * EARLY_MAX as i64 {
+    let end = 2 * EARLY_MAX as i64;
+    for seq in 2..=end {
         assert_eq!(feed.offer(push(seq)), Offer::Gap);
     }
     assert_eq!(feed.lock().early.len(), EARLY_MAX);
-    assert_eq!(feed.offer(push(1)), Offer::Taken);
-    assert_eq!(feed.head(), Some(Seq(1 + EARLY_MAX as i64)));
-    assert_eq!(feed.gap_end(), None);
+    assert_eq!(feed.gap_end(), Some(Seq(end)));
+    assert_eq!(feed.offer(push(1)), Offer::Gap);
+    feed.advance_to(Seq(end - EARLY_MAX as i64));
+    assert_eq!((feed.head(), feed.gap_end()), (Some(Seq(end)), None));
+}
+
+/// A client may keep what all rings may hold from being read; a room has no timeline to go on from.
+#[test]
+fn room_is_left_a_part_of_its_ring_when_others_take_too_much() {
+    let room = Feed::new(Topic::Room(RoomId(1)), Arc::default());
+    let reader = DeviceId(2);
+    let (key, mut position) = room.follow(Arc::new(Handle::new(reader)), SLOT, None);
+    room.budget.take(RINGS_BYTES_MAX + 1);
+    for _ in 0..10 {
+        room.offer(ephemeral());
+    }
+    let (read, given) = room.read(key, &mut position, reader, |_| true);
+    assert_eq!((read, given), (Read::UpToDate, 10));
 }
 
 fn ephemeral() -> Push {
@@ -155,7 +175,7 @@ fn message_in_many_rings_counts_once() {
     let feeds: Vec<_> = (0..10)
         .map(|_| {
             let feed = Feed::new(USER, Arc::clone(&budget));
-            feed.open(Seq::ZERO);
+            assert_eq!(feed.open(Seq::ZERO), Offer::Taken);
             feed.follow(Arc::new(Handle::new(DeviceId(2))), SLOT, None);
             feed.offer(template.push(Seq(1)));
             feed

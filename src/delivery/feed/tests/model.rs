@@ -15,7 +15,7 @@ use super::{
 use crate::{
     delivery::push::Template,
     id::UserId,
-    limits::{RING_BYTES_MAX, RING_FRAMES_MAX, RINGS_BYTES_MAX},
+    limits::{RING_BYTES_MAX, RING_FLOOR_BYTES, RING_FRAMES_MAX, RINGS_BYTES_MAX},
     pb,
 };
 
@@ -88,6 +88,8 @@ struct Reader {
 pub(super) struct Model {
     feed: Feed,
     pub(super) budget: Arc<Budget>,
+    /// Bytes that are left to the ring when others take too much.
+    floor: usize,
     /// What other rings hold.
     pub(super) others: usize,
     timeline: Vec<Entry>,
@@ -107,6 +109,7 @@ impl Model {
         let budget = Arc::new(Budget::default());
         Self {
             feed: Feed::new(topic, Arc::clone(&budget)),
+            floor: topic.owner().map_or(RING_FLOOR_BYTES, |_| 0),
             budget,
             others: 0,
             timeline: Vec::new(),
@@ -189,10 +192,12 @@ impl Model {
                 self.take(self.entry(seq));
                 self.take_early();
             }
-            _ if self.early.len() < EARLY_MAX => {
+            _ => {
                 self.early.insert(seq);
+                if self.early.len() > EARLY_MAX {
+                    self.early.pop_first();
+                }
             }
-            _ => {}
         }
         let is_gap = self.head.is_some() && !self.early.is_empty();
         assert_eq!(answer == Offer::Gap, is_gap, "early: {:?}", self.early);
@@ -229,7 +234,9 @@ impl Model {
         self.settle();
         while self.ring().len() >= RING_FRAMES_MAX
             || self.bytes() + push.bytes() > RING_BYTES_MAX
-            || (self.budgeted() > RINGS_BYTES_MAX && !self.ring().is_empty())
+            || (self.budgeted() > RINGS_BYTES_MAX
+                && !self.ring().is_empty()
+                && self.bytes() + push.bytes() > self.floor)
         {
             self.first += 1;
         }
@@ -258,11 +265,14 @@ impl Model {
     }
 
     pub(super) fn open(&mut self, head: i64) {
-        self.feed.open(Seq(head));
-        if self.head.is_none() {
+        let answer = self.feed.open(Seq(head));
+        let opens = self.head.is_none();
+        if opens {
             self.head = Some(head);
             self.take_early();
         }
+        let is_gap = opens && !self.early.is_empty();
+        assert_eq!(answer == Offer::Gap, is_gap, "early: {:?}", self.early);
     }
 
     fn follow(&mut self, device: DeviceId, after: Option<i64>) {
