@@ -112,11 +112,6 @@ impl Handle {
         self.notify.notify_one();
     }
 
-    /// Lets the session run once more, after others had their turn.
-    pub fn wake_again(&self) {
-        self.notify.notify_one();
-    }
-
     /// Gives `take` the slots that have something new, in the order they became so.
     pub fn drain_ready(&self, take: impl FnMut(u32)) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);

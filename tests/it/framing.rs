@@ -1,19 +1,22 @@
 //! However bytes are cut or joined on the way, the packages in them are the same.
 
-use im::pb::{Input, PackageType};
+use im::pb::{Input, Output, PackageType};
 use prost::Message as _;
 
 use crate::support::{
     Api, Connection, Device, Server, Transport,
     connection::sent,
     messages::{sized, text, words},
-    wire::{framed, opcode, web_socket_frame},
+    wait::soon,
+    wire::{Incoming, framed, opcode, web_socket_frame},
 };
 
 on_each_transport!(
     a_conversation_cut_at_every_byte_is_understood,
     a_conversation_byte_by_byte_is_understood,
     packages_joined_in_one_write_are_answered_in_order,
+    answers_that_do_not_fit_the_output_at_once_all_come,
+    what_was_sent_before_a_half_close_is_answered,
     the_largest_message_passes,
     request_ids_come_back_as_they_are,
 );
@@ -106,6 +109,49 @@ async fn packages_joined_in_one_write_are_answered_in_order(transport: Transport
     for n in 1..=COUNT {
         let answer = connection.any_answer().await.expect("it stays open");
         assert_eq!((answer.request_id, sent(&answer).seq), (n, n));
+    }
+}
+
+/// Acks whose seq is no varint: the answers that say so are longer, and do not fit the
+/// server's output together.
+fn refused(transport: Transport) -> Vec<u8> {
+    let package = |n| {
+        let data = vec![(2 << 3) | 5, 0, 0, 0, 0];
+        framed(transport, &input(PackageType::PtMessage, n, data))
+    };
+    (1..=REFUSED).flat_map(package).collect()
+}
+
+/// A connection may send twice as many a second.
+const REFUSED: i64 = 1_900;
+
+async fn answers_that_do_not_fit_the_output_at_once_all_come(transport: Transport) {
+    let server = Server::start().await;
+    let alice = server.new_user().await;
+    let mut connection = server.connect(transport, &alice).await;
+    connection.raw(&refused(transport)).await;
+    let mut bytes = 0;
+    for n in 1..=REFUSED {
+        let answer = connection.any_answer().await.expect("it stays open");
+        assert_eq!((answer.request_id, answer.code), (n, 10001));
+        bytes += answer.encoded_len();
+    }
+    assert!(bytes > 2 * 64 * 1024, "{bytes}");
+}
+
+async fn what_was_sent_before_a_half_close_is_answered(transport: Transport) {
+    let server = Server::start().await;
+    let alice = server.new_user().await;
+    let connection = server.connect(transport, &alice).await;
+    let (mut reader, mut writer) = connection.into_halves();
+    writer.raw(&refused(transport)).await.expect("it is open");
+    drop(writer);
+    for n in 1..=REFUSED {
+        let Incoming::Body(answer) = soon("an answer", reader.next()).await else {
+            panic!("it ends before answer {n}");
+        };
+        let answer = Output::decode(answer).expect("an Output");
+        assert_eq!((answer.request_id, answer.code), (n, 10001));
     }
 }
 

@@ -39,7 +39,7 @@ mod writing;
 
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 4 * 1024;
-/// Full write buffers written before other connections have their turn.
+/// Full write buffers written before the thread is left to others.
 const ROUNDS_MAX: usize = 8;
 
 /// A connection and everything it holds.
@@ -84,6 +84,8 @@ enum Event {
     Stored(ImResult<Sent>),
     Deadline,
     Draining,
+    /// There is more to do.
+    GoOn,
 }
 
 impl Connection {
@@ -141,45 +143,48 @@ impl Connection {
         let sleep = tokio::time::sleep_until(self.deadline(Instant::now()).into());
         tokio::pin!(sleep);
         loop {
-            if let Err(why) = self.advance() {
-                return why;
-            }
-            if self.at_end && self.is_quiet() {
+            let has_more = match self.advance() {
+                Ok(has_more) => has_more,
+                Err(why) => return why,
+            };
+            if has_more {
+                // Nothing that it finds ready below would ever make it leave the thread.
+                tokio::task::yield_now().await;
+            } else if self.at_end && self.is_quiet() {
                 return Close::PeerGone;
             }
             let deadline = self.deadline(Instant::now());
             if deadline < sleep.deadline().into_std() {
                 sleep.as_mut().reset(deadline.into());
             }
-            let event = self.next_event(sleep.as_mut()).await;
+            let event = self.next_event(sleep.as_mut(), has_more).await;
             if let Err(why) = self.handle(event, sleep.as_mut()) {
                 return why;
             }
         }
     }
 
-    /// Does everything that can be done without waiting, but leaves the thread to others after
-    /// some rounds.
-    fn advance(&mut self) -> Result<(), Close> {
+    /// Does what can be done without waiting, some rounds of it; true when there is more, and
+    /// others should have their turn before.
+    fn advance(&mut self) -> Result<bool, Close> {
         if let Some(why) = self.link.as_ref().and_then(|link| link.handle().eviction()) {
             return Err(Close::Evicted(why));
         }
-        self.take_frames()?;
         for _ in 0..ROUNDS_MAX {
-            let has_more = self.pull();
+            let has_packages = self.take_frames()?;
+            let has_pushes = self.pull();
             self.flush()?;
+            let has_more = has_packages || has_pushes;
             if !has_more || !self.outbox.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
         }
-        if let Some(link) = &self.link {
-            link.handle().wake_again();
-        }
-        Ok(())
+        Ok(true)
     }
 
-    /// Waits for whatever comes first. Cancel safe, as everything it waits for is.
-    async fn next_event(&mut self, sleep: Pin<&mut Sleep>) -> Event {
+    /// Waits for whatever comes first, and not at all when there is more to do. Cancel safe, as
+    /// everything it waits for is.
+    async fn next_event(&mut self, sleep: Pin<&mut Sleep>, has_more: bool) -> Event {
         let interest = self.interest();
         let is_signed_in = self.link.is_some();
         tokio::select! {
@@ -191,6 +196,7 @@ impl Connection {
             sent = stored(&mut self.receipts) => Event::Stored(sent),
             () = self.gateway.draining.cancelled(), if !is_signed_in => Event::Draining,
             () = sleep => Event::Deadline,
+            () = std::future::ready(()), if has_more => Event::GoOn,
         }
     }
 
@@ -237,6 +243,7 @@ impl Connection {
                 Ok(())
             }
             Event::Draining => Err(Close::Evicted(Eviction::Draining)),
+            Event::GoOn => Ok(()),
         }
     }
 }

@@ -60,8 +60,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes whole frames from the inbox for as long as they may be taken.
-    pub(super) fn take_frames(&mut self) -> Result<(), Close> {
+    /// Takes whole frames from the inbox for as long as they may be taken; true when packages may
+    /// be left that wait for nothing but the answers to be written.
+    pub(super) fn take_frames(&mut self) -> Result<bool, Close> {
         self.take_backlog()?;
         self.paused_until = None;
         while self.backlog_has_room() && self.outbox.len() < WRITE_BUFFER_BYTES_MAX {
@@ -69,7 +70,7 @@ impl Connection {
             if !self.inbox.is_empty() {
                 self.paused_until = self.rate.resume_at(now);
                 if self.paused_until.is_some() {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
             match self.framing.next(&mut self.inbox) {
@@ -85,7 +86,7 @@ impl Connection {
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new();
         }
-        Ok(())
+        Ok(self.outbox.len() >= WRITE_BUFFER_BYTES_MAX)
     }
 
     pub(super) fn take_frame(&mut self, frame: Frame, now: Instant) -> Result<(), Close> {
