@@ -112,7 +112,7 @@ const _: () = assert!(RING_FLOOR_BYTES <= WRITE_BUFFER_BYTES_MAX);
 const _: () = assert!(RING_BYTES_MAX > DELIVERED_BYTES_MAX);
 /// How long a feed waits for the entries that a gap misses before it reads them.
 pub const GAP_WAIT: Duration = Duration::from_millis(20);
-/// Feeds compared with the database in one query of the sweep.
+/// Heads of timelines that one query reads, of the sweep or for feeds that are opened.
 pub const SWEEP_CHUNK: usize = 500;
 
 /// Rows (entries) of one transaction of the writer.
@@ -158,6 +158,8 @@ pub const MESSAGE_ID_BLOCK: i64 = 10_000;
 const _: () = assert!(BATCH_SENDS_MAX as i64 <= MESSAGE_ID_BLOCK);
 /// Sign-ins on the long connection in one transaction.
 pub const SIGN_IN_BATCH_MAX: usize = 512;
+/// Sessions that load their user's memberships at the same time, because these have changed.
+pub const MEMBERSHIP_LOADS_MAX: usize = 2;
 /// Users whose large groups one query of a sign-in reads.
 pub const SIGN_IN_USERS_CHUNK: usize = 32;
 /// Sign-ins that wait for their transaction.

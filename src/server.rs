@@ -194,6 +194,7 @@ impl Server {
         let gateway = Arc::new(Gateway {
             config: config.session.clone(),
             store: store.clone(),
+            load_turns: gateway::LoadTurns::default(),
             sign_ins,
             authenticator: Arc::clone(&authenticator),
             registry: Arc::clone(&registry),

@@ -72,7 +72,8 @@ impl SignIns {
         Self { queue }
     }
 
-    /// Checks a device's token and raises its generation.
+    /// Checks a device's token and raises its generation. How long to wait for that is the caller's
+    /// matter; who does not wait any more is not signed in, if his turn has not come by then.
     ///
     /// # Errors
     /// 10000 when the token does not hold; 10003 when too many sign in at once; 10004 when the
@@ -93,12 +94,8 @@ impl SignIns {
         self.queue.try_send(request).map_err(|_| {
             Error::business(Code::TooManyRequests, "too many sign-ins, try again later")
         })?;
-        match tokio::time::timeout(DATABASE_DEADLINE, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(Error::try_again(
-                "the database does not answer, try again later",
-            )),
-        }
+        let ended = |_| Error::try_again("this instance is shutting down");
+        answer.await.map_err(ended)?
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::link::LoadTurns;
 use crate::{
     auth::{Authenticator, SignIns},
     config,
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub config: config::Session,
     /// Says who is in which large group.
     pub store: Store,
+    /// Bounds how many sessions ask that at the same time.
+    pub load_turns: LoadTurns,
     /// Signs devices in.
     pub sign_ins: SignIns,
     /// Checks tokens.

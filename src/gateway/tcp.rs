@@ -11,6 +11,7 @@ use super::{Gateway, connection::Connection, frame::Framing};
 pub fn serve(gateway: Arc<Gateway>, stream: TcpStream) -> impl Future<Output = ()> {
     Connection::new(gateway, stream, Framing::Tcp, BytesMut::new(), None).run()
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 
 use super::{
     Link,
-    follows::SlotKey,
+    follows::{Doubt, SlotKey},
     memberships::{self, Given, Loaded},
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     error::Result,
     gateway::Gateway,
     id::{GroupId, Seq},
-    store::{group::Membership, within_deadline},
+    store::group::Membership,
 };
 
 impl Link {
@@ -28,27 +28,13 @@ impl Link {
             return Ok(());
         }
         let groups = memberships.iter().map(|membership| membership.group);
-        let leases = memberships::lease(&gateway.store, &gateway.router, groups);
-        let leases = within_deadline(leases).await?;
+        let leases = memberships::lease(gateway, groups).await?;
         self.follows.reserve_groups(leases.len());
         for (membership, lease) in memberships.iter().zip(leases) {
             let after = membership.head.max(membership.joined);
             self.follows.follow(lease, Some(after));
         }
         Ok(())
-    }
-
-    /// Begins to load the user's memberships, if something was passed that changes them.
-    pub(super) fn refresh_memberships(&mut self, gateway: &Gateway) {
-        let follows = &self.follows;
-        let followed = || {
-            follows
-                .groups()
-                .into_iter()
-                .map(|(group, _)| group)
-                .collect()
-        };
-        self.memberships.refresh(gateway, followed);
     }
 
     /// Takes over the user's memberships.
@@ -80,13 +66,15 @@ impl Link {
     /// The user is in this group, after `joined`. If he has left since that was loaded, it goes on
     /// waiting.
     fn confirm(&mut self, slot: SlotKey, joined: Seq) {
-        let is_settled = self.memberships.is_settled();
         let Some(follow) = self.follows.get_mut(slot) else {
             return;
         };
+        if follow.doubt == Doubt::None && joined <= follow.position.seq {
+            return;
+        }
         follow.skip_to(joined);
-        if is_settled {
-            follow.is_in_doubt = false;
+        if follow.doubt == Doubt::Loading {
+            follow.doubt = Doubt::None;
         }
         self.follows.make_ready(slot);
     }

@@ -1,22 +1,16 @@
 //! Reading a timeline because its feed has left the session behind: one at a time, in turn, the
 //! user's own first.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 
-use super::{Link, USER_SLOT, follows::SlotKey};
+use super::{Link, USER_SLOT, follows::SlotKey, waiting::CatchingUp};
 use crate::{
     gateway::{Gateway, frame::Framing},
     timeline::pages::Pushes,
 };
-
-/// A timeline that is being read.
-pub(super) struct CatchingUp {
-    pub(super) slot: SlotKey,
-    read: BoxFuture<'static, Pushes>,
-}
 
 /// How long a session waits before it tries again to read what it has missed.
 const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
@@ -28,17 +22,21 @@ impl Link {
             return;
         };
         follow.is_behind = true;
+        let behind = &mut self.waiting.or_default().behind;
         if slot == USER_SLOT {
-            self.behind.push_front(slot);
+            behind.push_front(slot);
         } else {
-            self.behind.push_back(slot);
+            behind.push_back(slot);
         }
     }
 
     /// Begins to read the next timeline that waits for it, unless one is being read.
     pub(super) fn begin_catch_up(&mut self, gateway: &Gateway) {
-        while self.catching_up.is_none()
-            && let Some(slot) = self.behind.pop_front()
+        let Some(waiting) = self.waiting.get_mut() else {
+            return;
+        };
+        while waiting.catching_up.is_none()
+            && let Some(slot) = waiting.behind.pop_front()
         {
             // The slot may have been given to another feed meanwhile.
             let Some(follow) = self.follows.get(slot).filter(|f| f.is_behind) else {
@@ -60,13 +58,10 @@ impl Link {
                     }
                 }
             };
-            self.catching_up = Some(CatchingUp {
+            waiting.catching_up = Some(CatchingUp {
                 slot,
                 read: read.boxed(),
             });
-        }
-        if self.behind.is_empty() {
-            self.behind = VecDeque::new();
         }
     }
 
@@ -102,17 +97,5 @@ impl Link {
         self.notice(slot, noticed);
         self.follows.make_ready(slot);
         given
-    }
-}
-
-/// Waits for a catch-up; for ever when there is none. Cancel safe.
-pub(super) async fn caught_up(catching_up: &mut Option<CatchingUp>) -> (SlotKey, Pushes) {
-    match catching_up {
-        Some(CatchingUp { slot, read }) => {
-            let read = (*slot, read.await);
-            *catching_up = None;
-            read
-        }
-        None => std::future::pending().await,
     }
 }

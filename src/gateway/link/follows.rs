@@ -42,8 +42,7 @@ pub(super) struct Follow {
     key: FollowerKey,
     /// It waits for a sync.
     pub(super) is_held: bool,
-    /// The user has left this group, and may have come back: it waits for his memberships.
-    pub(super) is_in_doubt: bool,
+    pub(super) doubt: Doubt,
     /// It waits for a read of the timeline.
     pub(super) is_behind: bool,
     /// It is in `Follows::ready`.
@@ -51,6 +50,17 @@ pub(super) struct Follow {
 }
 
 const _: () = assert!(size_of::<Follow>() <= 32);
+
+/// Whether the user is still in a group; while it is not known, nothing is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// As far as this session has read, he is.
+    None,
+    /// He has left, and may have come back: his memberships must be loaded.
+    Raised,
+    /// They are being loaded since then.
+    Loading,
+}
 
 /// Ready slots of which the memory is kept while none is ready.
 const READY_KEPT: usize = 4;
@@ -79,7 +89,7 @@ impl Follows {
             position,
             key,
             is_held: false,
-            is_in_doubt: false,
+            doubt: Doubt::None,
             is_behind: false,
             is_ready: false,
         });
@@ -133,6 +143,17 @@ impl Follows {
         groups
             .filter_map(|slot| Some((self.get(*slot)?.group()?, *slot)))
             .collect()
+    }
+
+    /// The user's memberships are being loaded: what they say decides the doubts there are.
+    pub(super) fn begin_loading(&mut self) {
+        for slot in &self.groups {
+            if let Some(follow) = self.slots.get_mut(*slot as usize)
+                && follow.doubt == Doubt::Raised
+            {
+                follow.doubt = Doubt::Loading;
+            }
+        }
     }
 
     /// Where a group stands in the list of groups, or would.
@@ -217,7 +238,7 @@ impl Follow {
 
     /// Nothing may be read from it for now.
     pub(super) const fn waits(&self) -> bool {
-        self.is_held || self.is_in_doubt || self.is_behind
+        self.is_held || self.is_behind || !matches!(self.doubt, Doubt::None)
     }
 
     /// Leaves out whatever came up to an entry, see [`Feed::skip_to`].

@@ -3,7 +3,7 @@
 
 use super::{
     Link, USER_SLOT,
-    follows::{Follows, SlotKey},
+    follows::{Doubt, Follows, SlotKey},
     memberships::Given,
 };
 use crate::{
@@ -48,9 +48,10 @@ impl Link {
     /// Takes over where a group's page ended. Returns its slot if the sync goes on.
     fn group_synced(&mut self, group: &GroupEnd) -> Option<SlotKey> {
         let Some(slot) = self.follows.of_group(group.group) else {
-            let end = group.end.unwrap_or_default();
+            // A page that had no room for it changes nothing.
+            let end = group.end;
             let given = Given {
-                end,
+                end: end.unwrap_or_else(|| self.memberships.early(group.group).end),
                 is_unfinished: group.is_unfinished,
             };
             self.memberships.given_early(group.group, given);
@@ -63,7 +64,7 @@ impl Link {
                 // It is not for him, or the device has it.
                 follow.skip_to(group.after);
             }
-            if has_skipped || follow.is_in_doubt {
+            if has_skipped || follow.doubt != Doubt::None {
                 // He has come back, and what is being loaded may not know it.
                 self.memberships.outdate();
             }
@@ -80,17 +81,22 @@ impl Link {
 
     /// Exactly the timelines of these slots wait from here on.
     fn hold_only(&mut self, held: Vec<SlotKey>) {
-        mark(&mut self.follows, &self.held, false);
+        let waiting = self.waiting.get_mut();
+        let released = waiting.map_or_else(Vec::new, |waiting| std::mem::take(&mut waiting.held));
+        mark(&mut self.follows, &released, false);
         mark(&mut self.follows, &held, true);
-        for slot in std::mem::replace(&mut self.held, held) {
+        for slot in released {
             self.follows.make_ready(slot);
+        }
+        if !held.is_empty() {
+            self.waiting.or_default().held = held;
         }
     }
 
     /// One timeline more waits for the sync that is under way.
     pub(super) fn hold_also(&mut self, slot: SlotKey) {
         mark(&mut self.follows, &[slot], true);
-        self.held.push(slot);
+        self.waiting.or_default().held.push(slot);
     }
 }
 

@@ -6,34 +6,58 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::poll_fn,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::{follows::Follows, seldom::Seldom};
 use crate::{
-    delivery::{
-        router::{Lease, Router},
-        topic::Topic,
-    },
+    delivery::{router::Lease, topic::Topic},
     error::Result,
     gateway::Gateway,
     id::{GroupId, Owner, Seq, UserId},
-    limits::SYNC_GROUPS_MAX,
-    store::{self, Store, group::Membership, within_deadline},
+    limits::{MEMBERSHIP_LOADS_MAX, SWEEP_CHUNK},
+    store::{self, group::Membership, within_deadline},
 };
 
 /// What is known of a user's large groups.
 pub(super) struct Memberships {
-    user: UserId,
     /// Changes up to here on the user's timeline are known.
     covered: Seq,
     /// Something has changed since the last load began.
     is_stale: bool,
-    loading: Option<BoxFuture<'static, Box<Loaded>>>,
+    pending: Seldom<Pending>,
+}
+
+/// What there is only around a change.
+#[derive(Default)]
+struct Pending {
+    loading: Option<Loading>,
     /// What syncs gave, or are to give, of groups that are not followed (yet, or for now).
     early: BTreeMap<GroupId, Given>,
+}
+
+enum Loading {
+    /// Others are loading theirs.
+    Queued(BoxFuture<'static, Turn>),
+    Begun(BoxFuture<'static, Box<Loaded>>),
+}
+
+/// Turns to load memberships: few sessions have one at a time, because somebody may be in thousands
+/// of groups, and on many devices.
+#[derive(Debug)]
+pub struct LoadTurns(pub(super) Arc<Semaphore>);
+
+/// A turn of one session.
+struct Turn {
+    gateway: Arc<Gateway>,
+    user: UserId,
+    permit: OwnedSemaphorePermit,
 }
 
 /// The large groups of a user, and leases of the feeds that were not followed before.
@@ -56,13 +80,11 @@ const LOAD_PAUSE: Duration = Duration::from_secs(1);
 
 impl Memberships {
     /// Those of a user whose changes up to `covered` on his timeline are known.
-    pub(super) const fn new(user: UserId, covered: Seq) -> Self {
+    pub(super) const fn new(covered: Seq) -> Self {
         Self {
-            user,
             covered,
             is_stale: false,
-            loading: None,
-            early: BTreeMap::new(),
+            pending: Seldom::new(),
         }
     }
 
@@ -76,8 +98,14 @@ impl Memberships {
     }
 
     /// True when nothing has changed since the last load began.
+    #[cfg(test)]
     pub(super) const fn is_settled(&self) -> bool {
         !self.is_stale
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_tidy(&self) -> bool {
+        self.pending.get().is_none()
     }
 
     /// The session was given its user's timeline up to `position`.
@@ -96,87 +124,142 @@ impl Memberships {
 
     /// A sync asks for a group that is not followed: it waits for that as soon as it is.
     pub(super) fn asked_early(&mut self, group: GroupId) {
-        self.early.entry(group).or_default().is_unfinished = true;
+        let early = &mut self.pending.or_default().early;
+        early.entry(group).or_default().is_unfinished = true;
     }
 
     /// A sync gave a group that is not followed: it was joined a moment ago.
     pub(super) fn given_early(&mut self, group: GroupId, given: Given) {
-        self.early.insert(group, given);
+        self.pending.or_default().early.insert(group, given);
         self.is_stale = true;
     }
 
     /// A group is not followed any more, for now at least.
     pub(super) fn dropped(&mut self, group: GroupId, given: Given) {
-        self.early.insert(group, given);
+        self.pending.or_default().early.insert(group, given);
     }
 
     /// What a sync gave of a group that is to be followed now.
     pub(super) fn early(&self, group: GroupId) -> Given {
-        self.early.get(&group).copied().unwrap_or_default()
+        let early = self.pending.get().and_then(|p| p.early.get(&group));
+        early.copied().unwrap_or_default()
     }
 
     /// No sync goes on.
     pub(super) fn end_early_syncs(&mut self) {
-        self.early.retain(|_, given| {
-            given.is_unfinished = false;
-            given.end > Seq::ZERO
-        });
+        if let Some(pending) = self.pending.get_mut() {
+            pending.early.retain(|_, given| {
+                given.is_unfinished = false;
+                given.end > Seq::ZERO
+            });
+        }
     }
 
     /// What a load brought was taken over.
     pub(super) fn adopted(&mut self) {
-        if self.is_settled() {
-            self.early.retain(|_, given| given.is_unfinished);
+        if let Some(pending) = self.pending.get_mut().filter(|_| !self.is_stale) {
+            pending.early.retain(|_, given| given.is_unfinished);
         }
     }
 
-    /// Begins to load if they are stale and are not being loaded. `followed` gives the groups that
-    /// are followed now, ascending.
-    pub(super) fn refresh(&mut self, gateway: &Gateway, followed: impl FnOnce() -> Vec<GroupId>) {
-        if !self.is_stale || self.loading.is_some() {
+    /// Begins to load if they are stale and are not being loaded.
+    pub(super) fn refresh(&mut self, gateway: &Arc<Gateway>, user: UserId) {
+        if !self.is_stale || self.pending.get().is_some_and(|p| p.loading.is_some()) {
             return;
         }
-        self.is_stale = false;
-        let (user, followed) = (self.user, followed());
-        let (store, router) = (gateway.store.clone(), Arc::clone(&gateway.router));
-        let load = async move {
-            loop {
-                match within_deadline(load(&store, &router, user, &followed)).await {
-                    Ok(loaded) => return Box::new(loaded),
-                    Err(error) => tracing::warn!(%error, %user, "memberships must wait"),
-                }
-                tokio::time::sleep(LOAD_PAUSE).await;
-            }
-        };
-        self.loading = Some(load.boxed());
+        let turn = Turn::wait(Arc::clone(gateway), user);
+        self.pending.or_default().loading = Some(Loading::Queued(turn.boxed()));
     }
 
-    /// Waits for a load; for ever when there is none. Cancel safe.
-    pub(super) async fn loaded(&mut self) -> Box<Loaded> {
-        match &mut self.loading {
-            Some(loading) => {
-                let loaded = loading.await;
-                self.loading = None;
-                loaded
+    /// Waits for a load; for ever when there is none. What it will be about is settled when it has
+    /// its turn. Cancel safe.
+    pub(super) async fn loaded(&mut self, follows: &mut Follows) -> Box<Loaded> {
+        // Every connection has room for this future, so it keeps nothing across a wait.
+        poll_fn(|context| self.poll_loaded(follows, context)).await
+    }
+
+    fn poll_loaded(
+        &mut self,
+        follows: &mut Follows,
+        context: &mut Context<'_>,
+    ) -> Poll<Box<Loaded>> {
+        while let Some(pending) = self.pending.get_mut() {
+            match &mut pending.loading {
+                Some(Loading::Queued(turn)) => {
+                    let turn = ready!(turn.poll_unpin(context));
+                    self.is_stale = false;
+                    follows.begin_loading();
+                    let followed = follows.groups().into_iter().map(|(group, _)| group);
+                    let load = turn.load(followed.collect());
+                    pending.loading = Some(Loading::Begun(load.boxed()));
+                }
+                Some(Loading::Begun(load)) => {
+                    let loaded = ready!(load.poll_unpin(context));
+                    pending.loading = None;
+                    return Poll::Ready(loaded);
+                }
+                None => break,
             }
-            None => std::future::pending().await,
+        }
+        Poll::Pending
+    }
+
+    /// Gives back what is not needed between changes.
+    pub(super) fn tidy(&mut self) {
+        self.pending
+            .tidy(|pending| pending.loading.is_none() && pending.early.is_empty());
+    }
+}
+
+impl Default for LoadTurns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MEMBERSHIP_LOADS_MAX)))
+    }
+}
+
+impl Turn {
+    async fn wait(gateway: Arc<Gateway>, user: UserId) -> Self {
+        let turns = Arc::clone(&gateway.load_turns.0);
+        let permit = turns.acquire_owned().await;
+        Self {
+            gateway,
+            user,
+            permit: permit.expect("nobody closes it"),
+        }
+    }
+
+    /// Loads until that succeeds. `followed` are the groups that are followed now, ascending.
+    async fn load(mut self, followed: Vec<GroupId>) -> Box<Loaded> {
+        let mut is_told = false;
+        loop {
+            match within_deadline(load(&self.gateway, self.user, &followed)).await {
+                Ok(loaded) => return Box::new(loaded),
+                Err(error) if !std::mem::replace(&mut is_told, true) => {
+                    tracing::warn!(%error, user = %self.user, "memberships must wait");
+                }
+                Err(_) => {}
+            }
+            let Self {
+                gateway,
+                user,
+                permit,
+            } = self;
+            // Others may have more luck.
+            drop(permit);
+            tokio::time::sleep(LOAD_PAUSE).await;
+            self = Self::wait(gateway, user).await;
         }
     }
 }
 
-async fn load(
-    store: &Store,
-    router: &Arc<Router>,
-    user: UserId,
-    followed: &[GroupId],
-) -> Result<Loaded> {
-    let mut loaded = store::group::memberships(store.reader(), &[user]).await?;
+async fn load(gateway: &Gateway, user: UserId, followed: &[GroupId]) -> Result<Loaded> {
+    let mut loaded = store::group::memberships(gateway.store.reader(), &[user]).await?;
     let memberships = loaded.remove(&user).unwrap_or_default();
     let new = memberships
         .iter()
         .map(|membership| membership.group)
         .filter(|group| followed.binary_search(group).is_err());
-    let leases = lease(store, router, new).await?;
+    let leases = lease(gateway, new).await?;
     Ok(Loaded {
         memberships,
         leases,
@@ -185,17 +268,16 @@ async fn load(
 
 /// Leases the feeds of groups and opens those that are not open yet.
 pub(super) async fn lease(
-    store: &Store,
-    router: &Arc<Router>,
+    gateway: &Gateway,
     groups: impl Iterator<Item = GroupId>,
 ) -> Result<Vec<Lease>> {
-    let leases = router.lease_all(groups.map(Topic::Group)).await?;
+    let leases = gateway.router.lease_all(groups.map(Topic::Group)).await?;
     let is_closed = |lease: &&Lease| lease.head().is_none();
     let owners = leases.iter().filter(is_closed);
     let owners: Vec<Owner> = owners.filter_map(|lease| lease.topic().owner()).collect();
     let mut heads = HashMap::new();
-    for owners in owners.chunks(SYNC_GROUPS_MAX) {
-        heads.extend(store::timeline::heads(store.reader(), owners).await?);
+    for owners in owners.chunks(SWEEP_CHUNK) {
+        heads.extend(store::timeline::heads(gateway.store.reader(), owners).await?);
     }
     for lease in leases.iter().filter(is_closed) {
         let head = lease.topic().owner().and_then(|owner| heads.get(&owner));

@@ -6,15 +6,17 @@
 //! for those that were left behind (`catch_up`), waiting for syncs (`holding`), and following his
 //! groups as they change (`memberships`, `adopt`).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 
+pub use self::memberships::LoadTurns;
 use self::{
-    catch_up::CatchingUp,
-    follows::{Follows, SlotKey},
+    follows::{Doubt, Follows, SlotKey},
     memberships::{Loaded, Memberships},
     outlet::{Noticed, Outlet},
+    seldom::Seldom,
+    waiting::Waiting,
 };
 use super::{Gateway, frame::Framing};
 use crate::{
@@ -29,6 +31,7 @@ use crate::{
     error::{Error, Result},
     id::{DeviceId, Owner, Seq, UserId},
     limits::WRITE_BUFFER_BYTES_MAX,
+    store::within_deadline,
     timeline::{ack::Key, pages::Pushes},
 };
 
@@ -38,8 +41,10 @@ mod follows;
 mod holding;
 mod memberships;
 mod outlet;
+mod seldom;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 /// A signed-in session's hold on the rest of the server.
 pub(super) struct Link {
@@ -52,13 +57,11 @@ pub(super) struct Link {
     follows: Follows,
     memberships: Memberships,
     room: Option<SlotKey>,
-    /// The slots of timelines that wait to be read, because their feeds have left the session behind.
-    behind: VecDeque<SlotKey>,
-    /// The one that is being read.
-    catching_up: Option<CatchingUp>,
-    /// The slots of timelines that wait for a sync.
-    held: Vec<SlotKey>,
+    waiting: Seldom<Waiting>,
 }
+
+/// Every session has one, idle or not: 192 bytes are a size that the allocator has.
+const _: () = assert!(size_of::<Link>() <= 192);
 
 /// What happens to a session without the device's doing.
 pub(super) enum Event {
@@ -103,6 +106,17 @@ impl Link {
             return Err(Error::try_again("this instance is shutting down"));
         }
         let entered = Entered::new(device, &gateway.registry);
+        within_deadline(Self::enter(gateway, entered, user, token_hash)).await
+    }
+
+    /// What follows once a session has entered the registry.
+    async fn enter(
+        gateway: &Gateway,
+        entered: Entered,
+        user: UserId,
+        token_hash: [u8; 32],
+    ) -> Result<Box<Self>> {
+        let device = entered.handle.device();
         let lease = gateway.router.lease(Topic::User(user)).await?;
         let everyone = gateway.router.lease(Topic::Everyone).await?;
         // Memory before the database: an ack that is written in between is seen twice, not never.
@@ -116,26 +130,25 @@ impl Link {
         let mut follows = Follows::new(&gateway.router, &entered.handle, FOLLOWS_MIN);
         follows.follow(lease, Some(signed.head));
         follows.follow(everyone, None);
-        let credential = Credential {
-            user,
-            generation: signed.generation,
-            token_hash,
-            expires_at: signed.expires_at,
-        };
-        gateway.registry.sign_in(&entered.handle, credential);
         let mut link = Box::new(Self {
             user,
             signed_in_at: signed.head,
             acked: signed.acked.max(unwritten),
             entered,
             follows,
-            memberships: Memberships::new(user, signed.head),
+            memberships: Memberships::new(signed.head),
             room: None,
-            behind: VecDeque::new(),
-            catching_up: None,
-            held: Vec::new(),
+            waiting: Seldom::new(),
         });
         link.follow_groups(gateway, &signed.memberships).await?;
+        // Only now, when nothing can fail any more: an older session of the device ends by it.
+        let credential = Credential {
+            user,
+            generation: signed.generation,
+            token_hash,
+            expires_at: signed.expires_at,
+        };
+        gateway.registry.sign_in(link.handle(), credential);
         if gateway.draining.is_cancelled() {
             link.handle().evict(Eviction::Draining);
         }
@@ -151,14 +164,24 @@ impl Link {
     }
 
     /// The last position that this instance knows of the user's timeline, or of a large group's
-    /// that the session follows: the feed's head, or beyond it what the session was given.
+    /// that the session follows: the feed's head, or beyond it what the session was given. Of a
+    /// group that it does not follow yet, what a sync gave it.
     pub(super) fn head(&self, owner: Owner) -> Option<Seq> {
         let slot = match owner {
-            Owner::User(_) => USER_SLOT,
-            Owner::Group(group) => self.follows.of_group(group)?,
+            Owner::User(_) => Some(USER_SLOT),
+            Owner::Group(group) => self.follows.of_group(group),
         };
-        let follow = self.follows.get(slot)?;
-        (!follow.is_in_doubt).then(|| follow.head())
+        match (slot, owner) {
+            (Some(slot), _) => {
+                let follow = self.follows.get(slot)?;
+                (follow.doubt == Doubt::None).then(|| follow.head())
+            }
+            (None, Owner::Group(group)) => {
+                let end = self.memberships.early(group).end;
+                (end > Seq::ZERO).then_some(end)
+            }
+            (None, Owner::User(_)) => None,
+        }
     }
 
     /// Moves to another room, or with `None` out of the one it is in.
@@ -185,7 +208,12 @@ impl Link {
 
     /// Writes what the feeds have into `out`, until nothing is left or `out` is full, and begins to
     /// read and load what is missing. Returns how many messages it wrote.
-    pub(super) fn pull(&mut self, gateway: &Gateway, framing: &Framing, out: &mut BytesMut) -> u32 {
+    pub(super) fn pull(
+        &mut self,
+        gateway: &Arc<Gateway>,
+        framing: &Framing,
+        out: &mut BytesMut,
+    ) -> u32 {
         let mut given = 0;
         while out.len() < WRITE_BUFFER_BYTES_MAX
             && let Some(slot) = self.follows.next_ready()
@@ -195,7 +223,9 @@ impl Link {
         if out.len() < WRITE_BUFFER_BYTES_MAX {
             self.begin_catch_up(gateway);
         }
-        self.refresh_memberships(gateway);
+        self.memberships.refresh(gateway, self.user);
+        self.waiting.tidy(Waiting::is_empty);
+        self.memberships.tidy();
         given
     }
 
@@ -236,7 +266,9 @@ impl Link {
         let Some(follow) = self.follows.get_mut(slot) else {
             return;
         };
-        follow.is_in_doubt |= noticed.has_left;
+        if noticed.has_left {
+            follow.doubt = Doubt::Raised;
+        }
         if slot == USER_SLOT {
             self.memberships.passed(follow.position.seq);
         }
@@ -251,20 +283,21 @@ impl Link {
     pub(super) async fn event(&mut self) -> Event {
         let Self {
             entered,
-            catching_up,
+            follows,
             memberships,
+            waiting,
             ..
         } = self;
         tokio::select! {
             () = entered.handle.woken() => Event::Woken,
-            (slot, pushes) = catch_up::caught_up(catching_up) => Event::CaughtUp(slot, pushes),
-            loaded = memberships.loaded() => Event::Loaded(loaded),
+            (slot, pushes) = waiting::caught_up(waiting) => Event::CaughtUp(slot, pushes),
+            loaded = memberships.loaded(follows) => Event::Loaded(loaded),
         }
     }
 
     fn unfollow(&mut self, slot: SlotKey) {
-        if self.catching_up.as_ref().is_some_and(|c| c.slot == slot) {
-            self.catching_up = None;
+        if let Some(waiting) = self.waiting.get_mut() {
+            waiting.catching_up.take_if(|c| c.slot == slot);
         }
         self.follows.unfollow(slot);
     }

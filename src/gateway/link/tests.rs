@@ -1,10 +1,13 @@
 //! Sessions on a real database, driven step by step: what they follow as memberships change, what
 //! waits for a sync, and under random plans who is given what.
 
+use std::{sync::atomic::Ordering, time::Duration};
+
 use self::site::{Client, Site, content};
 use super::*;
 use crate::{
     id::{GroupId, RoomId},
+    limits::MEMBERSHIP_LOADS_MAX,
     pb::ReceiverType,
 };
 
@@ -115,10 +118,10 @@ async fn membership_that_changes_while_it_is_loaded_is_loaded_again() {
     let mut client = site.client(USER).await;
     for round in 0..20 {
         site.join(GROUP, USER);
-        client.turn(std::time::Duration::ZERO).await;
+        client.turn(Duration::ZERO).await;
         site.leave(GROUP, USER);
         site.say(of(GROUP), "secret");
-        client.turn(std::time::Duration::ZERO).await;
+        client.turn(Duration::ZERO).await;
         site.join(GROUP, USER);
         let word = format!("member {round}");
         site.say(of(GROUP), &word);
@@ -127,6 +130,43 @@ async fn membership_that_changes_while_it_is_loaded_is_loaded_again() {
     }
     client.until("it goes on", |c| !c.follows(GROUP)).await;
     assert!(!client.words().contains(&"secret".into()));
+}
+
+/// What came before a load began is decided by it, whatever comes after.
+#[tokio::test]
+async fn constant_changes_do_not_keep_a_group_waiting() {
+    let site = Site::new().await;
+    site.join(GROUP, USER);
+    let mut client = site.client(USER).await;
+    site.leave(GROUP, USER);
+    site.join(GROUP, USER);
+    site.say(of(GROUP), "again");
+    for _ in 0..1_000 {
+        client.link.memberships.outdate();
+        client.turn(Duration::from_millis(5)).await;
+    }
+    assert_eq!(client.words(), ["again"]);
+}
+
+/// Somebody may have thousands of groups, and many devices.
+#[tokio::test]
+async fn few_sessions_load_memberships_at_a_time_and_nothing_else_waits() {
+    let site = Site::new().await;
+    let mut client = site.client(USER).await;
+    let turns = Arc::clone(&site.gateway.load_turns.0);
+    let others = turns.acquire_many_owned(MEMBERSHIP_LOADS_MAX as u32).await;
+    site.join(GROUP, USER);
+    for round in 0..20 {
+        let word = format!("own {round}");
+        site.say(OWN, &word);
+        client.until_given(&word).await;
+        assert!(!client.follows(GROUP));
+    }
+    // What changes while it waits for its turn is loaded with the rest.
+    site.join(OTHER, USER);
+    drop(others);
+    client.until("it follows", |c| c.follows(GROUP)).await;
+    assert!(client.follows(OTHER));
 }
 
 /// What the device says it holds was not seen by this session: it may have been a change.
@@ -164,6 +204,27 @@ async fn group_that_was_synced_before_it_is_followed_is_not_given_twice() {
     site.say(of(GROUP), "synced");
     let page = client.sync(Seq::ZERO, &[(GROUP, Seq::ZERO)]).await;
     assert_eq!(page.groups[0].messages.len(), 2);
+    site.say(of(GROUP), "pushed");
+    client.until_given("pushed").await;
+    assert_eq!(client.group_seqs(GROUP), [3]);
+}
+
+/// A page may have no room for a group that one before it gave a part of.
+#[tokio::test]
+async fn what_was_synced_of_a_group_before_it_is_followed_is_not_forgotten() {
+    let site = Site::new().await;
+    let mut client = site.client(USER).await;
+    site.join(GROUP, USER);
+    site.say(of(GROUP), "synced");
+    let asked = [(GROUP, Seq::ZERO)];
+    let mut page = client.begin_sync(Seq::ZERO, &asked).await;
+    client.link.synced(&page.ends);
+    assert_eq!(client.link.head(of(GROUP)), Some(Seq(2)), "acks count");
+    for group in &mut page.ends.groups {
+        (group.end, group.is_unfinished) = (None, true);
+    }
+    client.link.synced(&page.ends);
+    client.link.release();
     site.say(of(GROUP), "pushed");
     client.until_given("pushed").await;
     assert_eq!(client.group_seqs(GROUP), [3]);
@@ -296,6 +357,39 @@ async fn what_goes_to_everyone_names_each_reader() {
     }
 }
 
+/// I7: it has to sign in anew, and until then the older one has what it needs.
+#[tokio::test]
+async fn session_that_cannot_follow_its_groups_replaces_nobody() {
+    let site = Site::new().await;
+    site.join(GROUP, USER);
+    let (device, token) = site.device(USER).await;
+    let older = site.sign_in(USER, device, &token).await.unwrap();
+    let newer = async |is_refused| {
+        site.bridge
+            .refuses_groups
+            .store(is_refused, Ordering::SeqCst);
+        site.sign_in(USER, device, &token).await
+    };
+    assert!(newer(true).await.is_err());
+    assert_eq!(older.link.handle().eviction(), None);
+    assert!(newer(false).await.is_ok());
+    assert_eq!(older.link.handle().eviction(), Some(Eviction::Replaced));
+}
+
+#[tokio::test]
+async fn session_keeps_no_room_for_what_it_waited_for() {
+    let site = Site::new().await;
+    let mut client = in_mid_sync(&site).await;
+    site.say(of(OTHER), "held");
+    client.sync(Seq(2), &[(OTHER, Seq(20))]).await;
+    site.leave(GROUP, USER);
+    client.until("it is gone", |c| !c.follows(GROUP)).await;
+    assert!(client.link.waiting.get().is_none());
+    client
+        .until("all is given back", |c| c.link.memberships.is_tidy())
+        .await;
+}
+
 /// A group that cannot be read on must not keep the user's own messages waiting.
 #[tokio::test]
 async fn timeline_that_waits_does_not_stop_the_others() {
@@ -305,12 +399,10 @@ async fn timeline_that_waits_does_not_stop_the_others() {
     let group = site.gateway.router.feed(Topic::Group(GROUP)).unwrap();
     // The database does not have it yet, so the catch-up has to wait.
     group.advance_to(Seq(2));
-    client
-        .until("it is behind", |c| c.link.catching_up.is_some())
-        .await;
+    client.until("it is behind", Client::is_catching_up).await;
     site.say(OWN, "own");
     client.until_given("own").await;
-    assert!(client.link.catching_up.is_some());
+    assert!(client.is_catching_up());
     site.say(of(GROUP), "late");
     client.until_given("late").await;
 }

@@ -1,11 +1,18 @@
 //! A server's parts around sessions, and a session that a test drives step by step.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use prost::Message as _;
 
 use super::super::*;
@@ -13,7 +20,7 @@ use crate::{
     auth::SignIns,
     clock::Clock as _,
     config::Config,
-    delivery::{bridge::in_process::InProcess, push::Template, router::Router},
+    delivery::{bridge::Bridge, push::Template, router::Router},
     gateway::frame::Frame,
     id::{GroupId, RoomId},
     lifecycle::Tasks,
@@ -30,8 +37,32 @@ const LONG: Duration = Duration::from_secs(20);
 /// A server without edges.
 pub(super) struct Site {
     pub(super) gateway: Arc<Gateway>,
+    pub(super) bridge: Arc<Unsteady>,
     rows: Rows,
     world: World,
+}
+
+/// A bridge to nobody, which may refuse to subscribe to groups.
+#[derive(Debug, Default)]
+pub(super) struct Unsteady {
+    pub(super) refuses_groups: AtomicBool,
+}
+
+impl Bridge for Unsteady {
+    fn subscribe(&self, topic: Topic) -> BoxFuture<'_, Result<()>> {
+        let is_refused =
+            matches!(topic, Topic::Group(_)) && self.refuses_groups.load(Ordering::SeqCst);
+        let refusal = Err(Error::try_again("it is unsteady"));
+        ready(if is_refused { refusal } else { Ok(()) }).boxed()
+    }
+
+    fn unsubscribe(&self, _topic: Topic) {}
+
+    fn publish(&self, _topic: Topic, _seq: Seq, _message: &Template) {}
+
+    fn is_alone(&self) -> bool {
+        true
+    }
 }
 
 /// A device that is signed in.
@@ -47,7 +78,12 @@ impl Site {
     pub(super) async fn new() -> Self {
         let world = World::new().await;
         let (tasks, metrics) = (Tasks::default(), Arc::new(Metrics::default()));
-        let router = Router::new(Arc::new(InProcess), tasks.clone(), Arc::clone(&metrics));
+        let bridge = Arc::new(Unsteady::default());
+        let router = Router::new(
+            Arc::clone(&bridge) as _,
+            tasks.clone(),
+            Arc::clone(&metrics),
+        );
         let pages = Pages::new(
             world.store.clone(),
             Arc::clone(&world.directory),
@@ -63,6 +99,7 @@ impl Site {
         let gateway = Gateway {
             config: Config::default().session,
             store: world.store.clone(),
+            load_turns: LoadTurns::default(),
             sign_ins,
             authenticator: Arc::clone(&world.authenticator),
             registry: Arc::clone(&world.registry),
@@ -77,6 +114,7 @@ impl Site {
         };
         Self {
             gateway: Arc::new(gateway),
+            bridge,
             rows: Rows::new(world.foreign_connection()),
             world,
         }
@@ -84,6 +122,12 @@ impl Site {
 
     /// A new device of `user`, signed in.
     pub(super) async fn client(&self, user: UserId) -> Client {
+        let (device, token) = self.device(user).await;
+        self.sign_in(user, device, &token).await.unwrap()
+    }
+
+    /// A new device of `user`, and its token.
+    pub(super) async fn device(&self, user: UserId) -> (DeviceId, String) {
         let device = self.world.device().await;
         let tx = self.world.store.begin().await.unwrap();
         let now = self.world.clock.now_ms();
@@ -93,13 +137,23 @@ impl Site {
         let issued = issued.await.unwrap();
         let revoking = self.world.authenticator.commit_revoking(tx, issued.revoked);
         revoking.await.unwrap();
-        let link = Link::sign_in(&self.gateway, user, device, &issued.token).await;
-        Client {
-            link: link.unwrap(),
+        (device, issued.token)
+    }
+
+    /// A device signs in.
+    pub(super) async fn sign_in(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        token: &str,
+    ) -> Result<Client> {
+        let link = Link::sign_in(&self.gateway, user, device, token).await?;
+        Ok(Client {
+            link,
             gateway: Arc::clone(&self.gateway),
             out: BytesMut::new(),
             given: Vec::new(),
-        }
+        })
     }
 
     /// Stores a message and publishes it, as the writer does.
@@ -236,6 +290,12 @@ impl Client {
 
     pub(super) fn follows(&self, group: GroupId) -> bool {
         self.link.follows.of_group(group).is_some()
+    }
+
+    /// A timeline is being read because its feed has left the session behind.
+    pub(super) fn is_catching_up(&self) -> bool {
+        let waiting = self.link.waiting.get();
+        waiting.is_some_and(|waiting| waiting.catching_up.is_some())
     }
 
     /// Asks for a page, as a device does.
