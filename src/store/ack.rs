@@ -7,7 +7,7 @@ use sea_orm::{
     sea_query::{CaseStatement, Expr, OnConflict, Query},
 };
 
-use super::{Conn, Outcome, Store, entity::device_ack};
+use super::{Conn, Outcome, Store, entity::device_ack, ids::padded};
 use crate::{
     error::Result,
     id::{DeviceId, Owner, Seq, UserId},
@@ -89,8 +89,8 @@ pub(crate) async fn own(
     conn: &impl Conn,
     sessions: &[(UserId, DeviceId)],
 ) -> Outcome<HashMap<(UserId, DeviceId), Seq>> {
-    let users = sessions.iter().map(|(user, _)| user.get());
-    let devices = sessions.iter().map(|(_, device)| device.get());
+    let users = padded(sessions.iter().map(|(user, _)| user.get()));
+    let devices = padded(sessions.iter().map(|(_, device)| device.get()));
     let own = Expr::col(device_ack::Column::OwnerId).equals(device_ack::Column::UserId);
     let rows = device_ack::Entity::find()
         .filter(device_ack::Column::UserId.is_in(users))

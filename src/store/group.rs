@@ -15,6 +15,7 @@ use sea_orm::{
 use super::{
     Conn, Failure, Outcome,
     entity::{group, group_member, timeline_head},
+    ids::padded,
 };
 use crate::id::{GroupId, Owner, Seq, UserId};
 
@@ -258,7 +259,7 @@ pub(crate) async fn members_among(
         .select_only()
         .column(group_member::Column::UserId)
         .filter(group_member::Column::GroupId.eq(group.get()))
-        .filter(group_member::Column::UserId.is_in(users.iter().map(|user| user.get())))
+        .filter(group_member::Column::UserId.is_in(padded(users.iter().map(|user| user.get()))))
         .into_tuple()
         .all(conn)
         .await?;
@@ -334,7 +335,7 @@ pub(crate) async fn large_counts(
         .select_only()
         .column(group_member::Column::UserId)
         .column_as(group_member::Column::GroupId.count(), "groups")
-        .filter(group_member::Column::UserId.is_in(users.iter().map(|user| user.get())))
+        .filter(group_member::Column::UserId.is_in(padded(users.iter().map(|user| user.get()))))
         .filter(group_member::Column::JoinSeq.is_not_null())
         .group_by(group_member::Column::UserId)
         .into_tuple()
@@ -410,6 +411,37 @@ pub(crate) async fn memberships(
     conn: &impl Conn,
     users: &[UserId],
 ) -> Outcome<HashMap<UserId, Vec<Membership>>> {
+    let users = padded(users.iter().map(|user| user.get()));
+    let rows = memberships_where(conn, group_member::Column::UserId.is_in(users)).await?;
+    let mut memberships: HashMap<UserId, Vec<Membership>> = HashMap::new();
+    for (user, membership) in rows {
+        memberships.entry(user).or_default().push(membership);
+    }
+    Ok(memberships)
+}
+
+/// Those of `groups` that are large and that a user is in, with the heads of their timelines, by
+/// group.
+///
+/// # Errors
+/// See [`by_id`].
+pub(crate) async fn memberships_among(
+    conn: &impl Conn,
+    user: UserId,
+    groups: &[GroupId],
+) -> Outcome<Vec<Membership>> {
+    use group_member::Column as C;
+
+    let groups = padded(groups.iter().map(|group| group.get()));
+    let is_asked_for = C::UserId.eq(user.get()).and(C::GroupId.is_in(groups));
+    let rows = memberships_where(conn, is_asked_for).await?;
+    Ok(rows.into_iter().map(|(_, membership)| membership).collect())
+}
+
+async fn memberships_where(
+    conn: &impl Conn,
+    condition: Expr,
+) -> Outcome<Vec<(UserId, Membership)>> {
     use group_member::Column as C;
 
     let group_kind = Owner::Group(GroupId(0)).kind();
@@ -420,22 +452,19 @@ pub(crate) async fn memberships(
         .select_only()
         .columns([C::UserId, C::GroupId, C::JoinSeq])
         .column_as(timeline_head::Column::Seq, "head")
-        .filter(C::UserId.is_in(users.iter().map(|user| user.get())))
+        .filter(condition)
         .filter(C::JoinSeq.is_not_null())
         .order_by_asc(C::UserId)
         .order_by_asc(C::GroupId);
     QuerySelect::query(&mut select).left_join(timeline_head::Entity, head);
     let rows: Vec<(i64, i64, i64, Option<i64>)> = select.into_tuple().all(conn).await?;
-    let mut memberships: HashMap<UserId, Vec<Membership>> = HashMap::new();
-    for (user, group, joined, head) in rows {
-        memberships
-            .entry(UserId(user))
-            .or_default()
-            .push(Membership {
-                group: GroupId(group),
-                joined: Seq(joined),
-                head: Seq(head.unwrap_or_default()),
-            });
-    }
-    Ok(memberships)
+    let memberships = rows.into_iter().map(|(user, group, joined, head)| {
+        let membership = Membership {
+            group: GroupId(group),
+            joined: Seq(joined),
+            head: Seq(head.unwrap_or_default()),
+        };
+        (UserId(user), membership)
+    });
+    Ok(memberships.collect())
 }

@@ -45,6 +45,7 @@ mod failure;
 pub mod friend;
 pub mod group;
 pub mod id_block;
+mod ids;
 pub mod message;
 pub mod session;
 mod sqlite;

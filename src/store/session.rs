@@ -10,6 +10,7 @@ use sea_orm::{
 use super::{
     Conn, Outcome,
     entity::{auth_token, device},
+    ids::padded,
 };
 use crate::id::DeviceId;
 
@@ -24,7 +25,7 @@ pub(crate) async fn tokens(
     devices: &[DeviceId],
 ) -> Outcome<HashMap<DeviceId, TokenRow>> {
     let rows = auth_token::Entity::find()
-        .filter(auth_token::Column::DeviceId.is_in(devices.iter().map(|d| d.get())))
+        .filter(auth_token::Column::DeviceId.is_in(padded(devices.iter().map(|d| d.get()))))
         .all(conn)
         .await?;
     Ok(rows
@@ -43,7 +44,7 @@ pub(crate) async fn raise_generations(
     step: i64,
     now_ms: i64,
 ) -> Outcome<HashMap<DeviceId, i64>> {
-    let ids = || devices.iter().map(|d| d.get());
+    let ids = padded(devices.iter().map(|d| d.get()));
     let mut update = Query::update();
     update
         .table(device::Entity)
@@ -52,7 +53,7 @@ pub(crate) async fn raise_generations(
             Expr::col(device::Column::SessionGen).add(step),
         )
         .value(device::Column::UpdatedAt, now_ms)
-        .and_where(device::Column::Id.is_in(ids()));
+        .and_where(device::Column::Id.is_in(ids));
     conn.execute(&update).await?;
     generations(conn, devices).await
 }
@@ -68,7 +69,7 @@ pub(crate) async fn generations(
     let rows: Vec<(i64, i64)> = device::Entity::find()
         .select_only()
         .columns([device::Column::Id, device::Column::SessionGen])
-        .filter(device::Column::Id.is_in(devices.iter().map(|d| d.get())))
+        .filter(device::Column::Id.is_in(padded(devices.iter().map(|d| d.get()))))
         .into_tuple()
         .all(conn)
         .await?;

@@ -11,6 +11,7 @@ use sea_orm::{
 use super::{
     Conn, Outcome, Store,
     entity::{message, timeline_entry, timeline_head},
+    ids::padded,
 };
 use crate::{
     error::{Error, Result},
@@ -60,7 +61,8 @@ pub(crate) async fn heads_raw(conn: &impl Conn, owners: &[Owner]) -> Outcome<Has
 
 /// Rows of `timeline_head` that belong to one of `owners`, by the primary key.
 fn owned_by(owners: &[Owner]) -> Condition {
-    let mut by_kind: HashMap<i16, Vec<i64>> = HashMap::new();
+    // Sorted by kind: the same owners make the same statement.
+    let mut by_kind: BTreeMap<i16, Vec<i64>> = BTreeMap::new();
     for owner in owners {
         by_kind.entry(owner.kind()).or_default().push(owner.id());
     }
@@ -70,7 +72,7 @@ fn owned_by(owners: &[Owner]) -> Condition {
             any.add(
                 timeline_head::Column::OwnerType
                     .eq(kind)
-                    .and(timeline_head::Column::OwnerId.is_in(ids)),
+                    .and(timeline_head::Column::OwnerId.is_in(padded(ids))),
             )
         })
 }
