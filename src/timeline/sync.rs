@@ -71,6 +71,9 @@ const _: () = assert!(
     "the largest message of a group fits a page of its own"
 );
 
+/// Groups that are looked up by their ids; who asks for more has all of his read.
+const GROUPS_LOOKED_UP_MAX: usize = 64;
+
 impl Ends {
     /// Something that was asked for goes on after this page.
     #[must_use]
@@ -188,8 +191,7 @@ async fn asked_groups(
     if input.group_seqs.is_empty() {
         return Ok(Vec::new());
     }
-    let mut memberships = store::group::memberships(store.reader(), &[user]).await?;
-    let mine = memberships.remove(&user).unwrap_or_default().into_iter();
+    let mine = memberships(store, user, input).await?.into_iter();
     let asked = |membership: Membership| {
         let Membership {
             group,
@@ -207,6 +209,22 @@ async fn asked_groups(
         })
     };
     Ok(mine.filter_map(asked).collect())
+}
+
+/// The user's memberships, those that were asked for among them. Who asks for few is spared the
+/// others: he may be in thousands of groups, and ask for many pages.
+async fn memberships(
+    store: &Store,
+    user: UserId,
+    input: &pb::SyncInput,
+) -> Result<Vec<Membership>> {
+    let conn = store.reader();
+    if input.group_seqs.len() <= GROUPS_LOOKED_UP_MAX {
+        let groups: Vec<GroupId> = input.group_seqs.keys().copied().map(GroupId).collect();
+        return Ok(store::group::memberships_among(conn, user, &groups).await?);
+    }
+    let mut memberships = store::group::memberships(conn, &[user]).await?;
+    Ok(memberships.remove(&user).unwrap_or_default())
 }
 
 /// The groups' part of a page, while it grows.
