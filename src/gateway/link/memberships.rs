@@ -218,13 +218,14 @@ impl Default for LoadTurns {
 }
 
 impl Turn {
+    #[expect(clippy::expect_used, reason = "the semaphore is never closed")]
     async fn wait(gateway: Arc<Gateway>, user: UserId) -> Self {
         let turns = Arc::clone(&gateway.load_turns.0);
         let permit = turns.acquire_owned().await;
         Self {
             gateway,
             user,
-            permit: permit.expect("nobody closes it"),
+            permit: permit.expect("the semaphore is never closed"),
         }
     }
 
