@@ -17,7 +17,7 @@ use crate::{
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
     limits::{DATABASE_DEADLINE, SIGN_IN_BATCH_MAX, SIGN_IN_QUEUE_MAX, SIGN_IN_USERS_CHUNK},
-    store::{self, Outcome, Store, group::Membership},
+    store::{self, Outcome, Store, membership::Membership},
     telemetry::Metrics,
 };
 
@@ -155,7 +155,7 @@ impl Task {
     async fn memberships(&self, users: &[UserId]) -> Outcome<HashMap<UserId, Arc<[Membership]>>> {
         let mut memberships = HashMap::new();
         for users in users.chunks(SIGN_IN_USERS_CHUNK) {
-            let some = store::group::memberships(self.store.reader(), users).await?;
+            let some = store::membership::of_users(self.store.reader(), users).await?;
             let some = some.into_iter();
             memberships.extend(some.map(|(user, groups)| (user, Arc::from(groups))));
         }

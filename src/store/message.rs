@@ -2,7 +2,7 @@
 
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect};
 
-use super::{Conn, Outcome, entity::message};
+use super::{Conn, Outcome, entity::message, ids::padded};
 use crate::id::MessageId;
 
 pub use super::entity::message::Model as Row;
@@ -84,7 +84,7 @@ pub(crate) async fn known(conn: &impl Conn, keys: &[ClientKey<'_>]) -> Outcome<V
 /// # Errors
 /// What the database answers.
 pub(crate) async fn stored(conn: &impl Conn, ids: &[MessageId]) -> Outcome<Vec<Known>> {
-    let by_id = message::Column::Id.is_in(ids.iter().map(|id| id.get()));
+    let by_id = message::Column::Id.is_in(padded(ids.iter().map(|id| id.get())));
     select_known(conn, Condition::all().add(by_id)).await
 }
 

@@ -46,6 +46,7 @@ pub mod friend;
 pub mod group;
 pub mod id_block;
 mod ids;
+pub mod membership;
 pub mod message;
 pub mod session;
 mod sqlite;

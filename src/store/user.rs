@@ -9,6 +9,7 @@ use sea_orm::{
 use super::{
     Conn,
     entity::user::{ActiveModel, Column, Entity},
+    ids::padded,
 };
 use crate::{
     error::{Error, Result},
@@ -141,7 +142,7 @@ pub async fn profiles(conn: &impl Conn, users: &[UserId]) -> Result<Vec<ProfileR
             Column::AvatarUrl,
             Column::Extra,
         ])
-        .filter(Column::Id.is_in(users.iter().map(|user| user.get())))
+        .filter(Column::Id.is_in(padded(users.iter().map(|user| user.get()))))
         .into_tuple()
         .all(conn)
         .await?)
@@ -155,7 +156,7 @@ pub async fn existing(conn: &impl Conn, users: &[UserId]) -> Result<Vec<UserId>>
     let ids: Vec<i64> = Entity::find()
         .select_only()
         .column(Column::Id)
-        .filter(Column::Id.is_in(users.iter().map(|user| user.get())))
+        .filter(Column::Id.is_in(padded(users.iter().map(|user| user.get()))))
         .order_by_asc(Column::Id)
         .into_tuple()
         .all(conn)

@@ -16,7 +16,7 @@ use crate::{
     id::{GroupId, Owner, Seq, UserId},
     limits::{PAGE_BYTES_MAX, PAGE_MESSAGES_MAX, SYNC_GROUPS_MAX},
     pb,
-    store::{self, Store, group::Membership, within_deadline},
+    store::{self, Store, membership::Membership, within_deadline},
 };
 
 /// A page.
@@ -221,9 +221,9 @@ async fn memberships(
     let conn = store.reader();
     if input.group_seqs.len() <= GROUPS_LOOKED_UP_MAX {
         let groups: Vec<GroupId> = input.group_seqs.keys().copied().map(GroupId).collect();
-        return Ok(store::group::memberships_among(conn, user, &groups).await?);
+        return Ok(store::membership::among(conn, user, &groups).await?);
     }
-    let mut memberships = store::group::memberships(conn, &[user]).await?;
+    let mut memberships = store::membership::of_users(conn, &[user]).await?;
     Ok(memberships.remove(&user).unwrap_or_default())
 }
 

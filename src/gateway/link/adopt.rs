@@ -14,7 +14,7 @@ use crate::{
     error::Result,
     gateway::Gateway,
     id::{GroupId, Seq},
-    store::group::Membership,
+    store::membership::Membership,
 };
 
 impl Link {

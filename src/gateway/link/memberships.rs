@@ -22,7 +22,7 @@ use crate::{
     gateway::Gateway,
     id::{GroupId, Owner, Seq, UserId},
     limits::{MEMBERSHIP_LOADS_MAX, SWEEP_CHUNK},
-    store::{self, group::Membership, within_deadline},
+    store::{self, membership::Membership, within_deadline},
 };
 
 /// What is known of a user's large groups.
@@ -254,7 +254,7 @@ impl Turn {
 }
 
 async fn load(gateway: &Gateway, user: UserId, followed: &[GroupId]) -> Result<Loaded> {
-    let mut loaded = store::group::memberships(gateway.store.reader(), &[user]).await?;
+    let mut loaded = store::membership::of_users(gateway.store.reader(), &[user]).await?;
     let memberships = loaded.remove(&user).unwrap_or_default();
     let new = memberships
         .iter()
