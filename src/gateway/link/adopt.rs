@@ -63,32 +63,35 @@ impl Link {
         self.memberships.adopted();
     }
 
-    /// The user is in this group, after `joined`. If he has left since that was loaded, it goes on
-    /// waiting.
+    /// The user is in this group, after `joined`. Where the session has passed his leaving, it goes
+    /// on from there; where it has not, what stands before that is for him, and it comes to it.
     fn confirm(&mut self, slot: SlotKey, joined: Seq) {
         let Some(follow) = self.follows.get_mut(slot) else {
             return;
         };
-        if follow.doubt == Doubt::None && joined <= follow.position.seq {
-            return;
-        }
-        follow.skip_to(joined);
+        // If he has left since that was loaded, it goes on waiting.
         if follow.doubt == Doubt::Loading {
             follow.doubt = Doubt::None;
+            follow.skip_to(joined);
+            self.follows.make_ready(slot);
         }
-        self.follows.make_ready(slot);
     }
 
-    /// The user was not in this group. If he has come back since, and a sync has given or is to
-    /// give some of it, it goes on where that ends.
+    /// The user was not in this group. It is dropped where the session has passed his leaving;
+    /// where it has not, what stands before that is for him, and it comes to it. If he has come back
+    /// since, and a sync has given or is to give some of it, it goes on where that ends.
     fn drop_group(&mut self, group: GroupId, slot: SlotKey) {
-        if let Some(follow) = self.follows.get(slot) {
-            let given = Given {
-                end: follow.position.seq,
-                is_unfinished: follow.is_held,
-            };
-            self.memberships.dropped(group, given);
+        let Some(follow) = self.follows.get(slot) else {
+            return;
+        };
+        if follow.doubt != Doubt::Loading {
+            return;
         }
+        let given = Given {
+            end: follow.position.seq,
+            is_unfinished: follow.is_held,
+        };
+        self.memberships.dropped(group, given);
         self.unfollow(slot);
     }
 

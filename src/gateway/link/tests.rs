@@ -92,6 +92,45 @@ async fn user_who_was_removed_is_given_nothing_more() {
     assert_eq!(client.link.head(of(GROUP)), None, "no acks for it");
 }
 
+/// A message is given to exactly those who were members at its position, however late their
+/// sessions come to it.
+#[tokio::test]
+async fn user_who_was_removed_is_given_what_stands_before_that() {
+    let site = Site::new().await;
+    site.join(GROUP, USER);
+    let mut client = site.client(USER).await;
+    let words: Vec<String> = (0..200).map(|n| format!("member {n}")).collect();
+    for word in &words {
+        site.say(of(GROUP), word);
+    }
+    // He learns of his removal by his own timeline first.
+    let removal = site.leave(GROUP, USER);
+    site.say(of(GROUP), "secret");
+    client.until("it goes on", |c| !c.follows(GROUP)).await;
+    assert_eq!(client.words(), words);
+    let last = client.group_seqs(GROUP).last().copied();
+    assert_eq!(last, Some(removal.get()));
+
+    // The same with a coming back.
+    site.join(GROUP, USER);
+    client.until("it is followed", |c| c.follows(GROUP)).await;
+    for word in &words {
+        site.say(of(GROUP), word);
+    }
+    site.leave(GROUP, USER);
+    site.say(of(GROUP), "secret");
+    site.join(GROUP, USER);
+    site.say(of(GROUP), "again");
+    client.until_given("again").await;
+    let twice: Vec<_> = words
+        .iter()
+        .chain(&words)
+        .map(String::as_str)
+        .chain(["again"])
+        .collect();
+    assert_eq!(client.words(), twice);
+}
+
 /// The session sleeps meanwhile, so that it finds the removal and what came after it at once.
 #[tokio::test]
 async fn user_who_left_and_came_back_misses_what_came_between() {
