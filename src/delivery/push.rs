@@ -12,7 +12,7 @@ use prost::{Message as _, encoding::encode_varint, encoding::encoded_len_varint}
 
 use super::budget::Budget;
 use crate::{
-    id::{DeviceId, Seq, UserId},
+    id::{DeviceId, GroupId, MessageId, Seq, UserId},
     pb::{self, MessageType, PushCode, ReceiverType, SenderType},
 };
 
@@ -60,8 +60,15 @@ pub struct Template {
 pub enum Mark {
     /// Nothing.
     None,
-    /// On a user's timeline: he was added to a large group or removed from one.
-    MembershipsChanged,
+    /// On a user's timeline: he was added to a large group.
+    Joined {
+        /// Which one.
+        group: GroupId,
+        /// The message on the group's timeline that tells the same: the one written before it.
+        event: MessageId,
+    },
+    /// On a user's timeline: he was removed from a large group.
+    Removed,
     /// On a large group's timeline: this user is a member no longer.
     Left(UserId),
 }
@@ -191,16 +198,28 @@ impl Mark {
         };
         let receiver = ReceiverType::try_from(message.receiver_type);
         match (PushCode::try_from(command.code), receiver) {
-            (
-                Ok(PushCode::PcAddGroupMembers | PushCode::PcRemoveGroupMember),
-                Ok(ReceiverType::RtUser),
-            ) => Self::MembershipsChanged,
+            (Ok(PushCode::PcAddGroupMembers), Ok(ReceiverType::RtUser)) => {
+                let news = pb::AddGroupMembersPush::decode(command.data);
+                news.map_or(Self::None, |push| Self::Joined {
+                    group: GroupId(push.group_id),
+                    event: MessageId(message.message_id - 1),
+                })
+            }
+            (Ok(PushCode::PcRemoveGroupMember), Ok(ReceiverType::RtUser)) => Self::Removed,
             (Ok(PushCode::PcRemoveGroupMember), Ok(ReceiverType::RtLargeGroup)) => {
                 let removal = pb::RemoveGroupMemberPush::decode(command.data);
                 removal.map_or(Self::None, |push| Self::Left(UserId(push.deleted_user_id)))
             }
             _ => Self::None,
         }
+    }
+}
+
+impl Mark {
+    /// Whether the large groups that a user is in have changed.
+    #[must_use]
+    pub const fn changes_memberships(self) -> bool {
+        matches!(self, Self::Joined { .. } | Self::Removed)
     }
 }
 
@@ -292,13 +311,21 @@ mod tests {
     }
 
     fn command(sender: SenderType, receiver: ReceiverType, code: PushCode) -> pb::Message {
+        let news = pb::AddGroupMembersPush {
+            group_id: 5,
+            ..Default::default()
+        };
         let removal = pb::RemoveGroupMemberPush {
             deleted_user_id: READER.get(),
             ..Default::default()
         };
+        let data = match code {
+            PushCode::PcAddGroupMembers => news.encode_to_vec(),
+            _ => removal.encode_to_vec(),
+        };
         let command = pb::Command {
             code: code as i32,
-            data: removal.encode_to_vec().into(),
+            data: data.into(),
         };
         pb::Message {
             sender: Some(pb::Sender {
@@ -308,6 +335,7 @@ mod tests {
             receiver_type: receiver as i32,
             message_type: MessageType::MtCommand as i32,
             message_content: command.encode_to_vec().into(),
+            message_id: 8,
             ..Default::default()
         }
     }
@@ -318,11 +346,12 @@ mod tests {
 
         let mark = |sender, receiver, code| Mark::of(&command(sender, receiver, code));
         let (add, remove) = (P::PcAddGroupMembers, P::PcRemoveGroupMember);
-        assert_eq!(mark(S::StSystem, R::RtUser, add), Mark::MembershipsChanged);
-        assert_eq!(
-            mark(S::StSystem, R::RtUser, remove),
-            Mark::MembershipsChanged
-        );
+        let joined = Mark::Joined {
+            group: GroupId(5),
+            event: MessageId(7),
+        };
+        assert_eq!(mark(S::StSystem, R::RtUser, add), joined);
+        assert_eq!(mark(S::StSystem, R::RtUser, remove), Mark::Removed);
         assert_eq!(
             mark(S::StSystem, R::RtLargeGroup, remove),
             Mark::Left(READER)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::{
-    id::{GroupId, Owner, Seq, UserId},
+    id::{GroupId, MessageId, Owner, Seq, UserId},
     pb,
 };
 
@@ -56,6 +56,12 @@ impl Rows {
         let insert = "INSERT INTO timeline_entry SELECT ?1, ?2, ?3, max(id) FROM message";
         self.0.execute(insert, head).unwrap();
         seq
+    }
+
+    /// The message that was appended last.
+    pub fn last_message(&self) -> MessageId {
+        let select = "SELECT max(id) FROM message";
+        MessageId(self.0.query_row(select, [], |row| row.get(0)).unwrap())
     }
 
     /// Makes a user a member of a large group from its head on, which is returned.

@@ -167,7 +167,7 @@ fn end_of(page: &Page, after: Seq) -> Seq {
 
 fn last_mark(page: &Page) -> Option<Seq> {
     let messages = page.messages.iter().rev().map(|d| &d.message);
-    let mut marks = messages.filter(|m| Mark::of(m) == Mark::MembershipsChanged);
+    let mut marks = messages.filter(|m| Mark::of(m).changes_memberships());
     marks.next().map(|message| Seq(message.seq))
 }
 

@@ -38,29 +38,33 @@ impl Link {
     }
 
     /// Takes over the user's memberships.
-    pub(in crate::gateway) fn take_loaded(&mut self, loaded: Loaded) {
-        let Loaded {
-            memberships,
-            leases,
-        } = loaded;
-        let joined = |group: GroupId| {
-            let place = memberships.binary_search_by_key(&group, |membership| membership.group);
-            place.ok().map(|place| memberships[place].joined)
-        };
+    pub(in crate::gateway) fn take_loaded(&mut self, mut loaded: Loaded) {
         for (group, slot) in self.follows.groups() {
-            match joined(group) {
+            let position = self.follows.get(slot).map(|follow| follow.position.seq);
+            match loaded.joined(group, position.unwrap_or_default()) {
                 Some(joined) => self.confirm(slot, joined),
                 None => self.drop_group(group, slot),
             }
         }
-        for lease in leases {
+        for lease in std::mem::take(&mut loaded.leases) {
             if let Topic::Group(group) = lease.topic()
-                && let Some(joined) = joined(group)
+                && let Some(joined) = loaded.joined(group, Seq::ZERO)
             {
                 self.follow_new(lease, group, joined);
             }
         }
-        self.memberships.adopted();
+        let Self {
+            follows,
+            memberships,
+            ..
+        } = self;
+        memberships.expect(loaded.joins.into_iter().filter(|join| {
+            let follow = follows
+                .of_group(join.group)
+                .and_then(|slot| follows.get(slot));
+            follow.is_some_and(|follow| join.after > follow.position.seq)
+        }));
+        memberships.adopted();
     }
 
     /// The user is in this group, after `joined`. Where the session has passed his leaving, it goes

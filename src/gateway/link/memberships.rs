@@ -5,7 +5,7 @@
 //! or about to be.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,7 +20,7 @@ use crate::{
     delivery::{router::Lease, topic::Topic},
     error::Result,
     gateway::Gateway,
-    id::{GroupId, Owner, Seq, UserId},
+    id::{GroupId, MessageId, Owner, Seq, UserId},
     limits::{MEMBERSHIP_LOADS_MAX, SWEEP_CHUNK},
     store::{self, membership::Membership, within_deadline},
 };
@@ -38,6 +38,8 @@ pub(super) struct Memberships {
 #[derive(Default)]
 struct Pending {
     loading: Option<Loading>,
+    /// To which groups he was added since the last load began, and by which message of theirs.
+    joins: Vec<(GroupId, MessageId)>,
     /// What syncs gave, or are to give, of groups that are not followed (yet, or for now).
     early: BTreeMap<GroupId, Given>,
 }
@@ -64,7 +66,19 @@ struct Turn {
 pub(in crate::gateway) struct Loaded {
     /// Ascending by group.
     pub(super) memberships: Vec<Membership>,
+    /// How he was added to groups meanwhile, whether he is still in them or not.
+    pub(super) joins: Vec<Join>,
     pub(super) leases: Vec<Lease>,
+}
+
+/// How a user was added to a group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Join {
+    pub(super) group: GroupId,
+    /// The message on the group's timeline that tells it.
+    event: MessageId,
+    /// He is given what comes after this position, until he is removed.
+    pub(super) after: Seq,
 }
 
 /// How far a sync gave a group's timeline.
@@ -120,6 +134,19 @@ impl Memberships {
             self.is_stale = true;
         }
         self.passed(end);
+    }
+
+    /// He was added to groups: he may have been removed again before that is loaded.
+    pub(super) fn joined(&mut self, joins: Vec<(GroupId, MessageId)>) {
+        if !joins.is_empty() {
+            self.pending.or_default().joins.extend(joins);
+        }
+    }
+
+    /// What was loaded of joins stands before the session in these groups: it comes to them.
+    pub(super) fn expect(&mut self, joins: impl Iterator<Item = Join>) {
+        let joins = joins.map(|join| (join.group, join.event));
+        self.joined(joins.collect());
     }
 
     /// A sync asks for a group that is not followed: it waits for that as soon as it is.
@@ -190,7 +217,8 @@ impl Memberships {
                     self.is_stale = false;
                     follows.begin_loading();
                     let followed = follows.groups().into_iter().map(|(group, _)| group);
-                    let load = turn.load(followed.collect());
+                    let joins = std::mem::take(&mut pending.joins);
+                    let load = turn.load(followed.collect(), joins);
                     pending.loading = Some(Loading::Begun(load.boxed()));
                 }
                 Some(Loading::Begun(load)) => {
@@ -207,7 +235,7 @@ impl Memberships {
     /// Gives back what is not needed between changes.
     pub(super) fn tidy(&mut self) {
         self.pending
-            .tidy(|pending| pending.loading.is_none() && pending.early.is_empty());
+            .tidy(|p| p.loading.is_none() && p.joins.is_empty() && p.early.is_empty());
     }
 }
 
@@ -230,10 +258,14 @@ impl Turn {
     }
 
     /// Loads until that succeeds. `followed` are the groups that are followed now, ascending.
-    async fn load(mut self, followed: Vec<GroupId>) -> Box<Loaded> {
+    async fn load(
+        mut self,
+        followed: Vec<GroupId>,
+        joins: Vec<(GroupId, MessageId)>,
+    ) -> Box<Loaded> {
         let mut is_told = false;
         loop {
-            match within_deadline(load(&self.gateway, self.user, &followed)).await {
+            match within_deadline(load(&self.gateway, self.user, &followed, &joins)).await {
                 Ok(loaded) => return Box::new(loaded),
                 Err(error) if !std::mem::replace(&mut is_told, true) => {
                     tracing::warn!(%error, user = %self.user, "memberships must wait");
@@ -253,18 +285,49 @@ impl Turn {
     }
 }
 
-async fn load(gateway: &Gateway, user: UserId, followed: &[GroupId]) -> Result<Loaded> {
-    let mut loaded = store::membership::of_users(gateway.store.reader(), &[user]).await?;
+async fn load(
+    gateway: &Gateway,
+    user: UserId,
+    followed: &[GroupId],
+    joins: &[(GroupId, MessageId)],
+) -> Result<Loaded> {
+    let conn = gateway.store.reader();
+    let mut loaded = store::membership::of_users(conn, &[user]).await?;
     let memberships = loaded.remove(&user).unwrap_or_default();
-    let new = memberships
-        .iter()
-        .map(|membership| membership.group)
+    let mut placed = Vec::with_capacity(joins.len());
+    for &(group, event) in joins {
+        let seq = store::timeline::seq_of(conn, event, Owner::Group(group)).await?;
+        placed.extend(seq.map(|seq| Join {
+            group,
+            event,
+            after: Seq(seq.get() - 1),
+        }));
+    }
+    let joined = placed.iter().map(|join| join.group);
+    let groups = memberships.iter().map(|membership| membership.group);
+    let groups: BTreeSet<GroupId> = groups.chain(joined).collect();
+    let new = groups
+        .into_iter()
         .filter(|group| followed.binary_search(group).is_err());
     let leases = lease(gateway, new).await?;
     Ok(Loaded {
         memberships,
+        joins: placed,
         leases,
     })
+}
+
+impl Loaded {
+    /// After which position the group is for the user from `after` on, if it is: the first time he
+    /// was added since, or the last one.
+    pub(super) fn joined(&self, group: GroupId, after: Seq) -> Option<Seq> {
+        let known = &self.memberships;
+        let place = known.binary_search_by_key(&group, |membership| membership.group);
+        let member = place.ok().map(|place| known[place].joined.max(after));
+        let joins = self.joins.iter();
+        let told = joins.filter(|join| join.group == group && join.after >= after);
+        told.map(|join| join.after).chain(member).min()
+    }
 }
 
 /// Leases the feeds of groups and opens those that are not open yet.

@@ -263,6 +263,7 @@ impl Link {
         if noticed.has_left || noticed.memberships_changed {
             self.memberships.outdate();
         }
+        self.memberships.joined(noticed.joins);
         let Some(follow) = self.follows.get_mut(slot) else {
             return;
         };

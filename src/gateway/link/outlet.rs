@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::{
     delivery::push::{Mark, Push},
     gateway::frame::Framing,
-    id::{Seq, UserId},
+    id::{GroupId, MessageId, Seq, UserId},
     limits::WRITE_BUFFER_BYTES_MAX,
 };
 
@@ -20,10 +20,12 @@ pub(super) struct Outlet<'a> {
 }
 
 /// What the pushes said about the large groups of the reader.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Noticed {
     /// He was added to some, or removed.
     pub(super) memberships_changed: bool,
+    /// To which he was added, and by which message of theirs.
+    pub(super) joins: Vec<(GroupId, MessageId)>,
     /// He is no member any more of the group whose feed it is.
     pub(super) has_left: bool,
 }
@@ -38,15 +40,18 @@ impl Outlet<'_> {
     }
 
     fn notice(&mut self, push: &Push) {
+        // What is ephemeral bears seq 0 and changes nothing.
+        let is_news = push.seq > self.covered;
         match push.mark() {
-            // What is ephemeral bears seq 0 and changes nothing.
-            Mark::MembershipsChanged if push.seq > self.covered => {
+            Mark::Joined { group, event } if is_news => {
                 self.noticed.memberships_changed = true;
+                self.noticed.joins.push((group, event));
             }
+            Mark::Removed if is_news => self.noticed.memberships_changed = true,
             Mark::Left(user) if user == self.reader && push.seq != Seq::ZERO => {
                 self.noticed.has_left = true;
             }
-            Mark::MembershipsChanged | Mark::Left(_) | Mark::None => {}
+            Mark::Joined { .. } | Mark::Removed | Mark::Left(_) | Mark::None => {}
         }
     }
 }

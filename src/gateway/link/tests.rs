@@ -131,6 +131,34 @@ async fn user_who_was_removed_is_given_what_stands_before_that() {
     assert_eq!(client.words(), twice);
 }
 
+/// The session sleeps meanwhile, so that it learns of both at once.
+#[tokio::test]
+async fn user_who_was_added_and_removed_at_once_is_given_what_stands_between() {
+    let site = Site::new().await;
+    let mut client = site.client(USER).await;
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        site.say(of(GROUP), "before");
+        // Twice in the last round.
+        for time in 0..=round / 2 {
+            let word = format!("member {round} {time}");
+            site.join(GROUP, USER);
+            site.say(of(GROUP), &word);
+            site.leave(GROUP, USER);
+            site.say(of(GROUP), "secret");
+            site.whisper(Topic::Group(GROUP), "secret whisper");
+            expected.push(word);
+        }
+        let all = expected.len();
+        client
+            .until("all is given", |c| c.words().len() >= all)
+            .await;
+        client.until("it goes on", |c| !c.follows(GROUP)).await;
+    }
+    assert_eq!(client.words(), expected);
+    assert!(is_unfollowed(&site, GROUP));
+}
+
 /// The session sleeps meanwhile, so that it finds the removal and what came after it at once.
 #[tokio::test]
 async fn user_who_left_and_came_back_misses_what_came_between() {

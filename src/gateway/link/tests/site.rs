@@ -201,14 +201,22 @@ impl Site {
         code: PushCode,
         change: impl FnOnce(&Rows) -> Seq,
     ) -> Seq {
-        let data = pb::RemoveGroupMemberPush {
+        let added = pb::AddGroupMembersPush {
+            group_id: group.get(),
+            ..Default::default()
+        };
+        let removed = pb::RemoveGroupMemberPush {
             deleted_user_id: user.get(),
             group_id: group.get(),
             ..Default::default()
         };
+        let data = match code {
+            PushCode::PcAddGroupMembers => added.encode_to_vec(),
+            _ => removed.encode_to_vec(),
+        };
         let command = pb::Command {
             code: code as i32,
-            data: data.encode_to_vec().into(),
+            data: data.into(),
         };
         let news = |to, id| pb::Message {
             sender: Some(pb::Sender {
@@ -219,12 +227,13 @@ impl Site {
             ..content(to, id, &command.encode_to_vec())
         };
         let event = news(ReceiverType::RtLargeGroup, group.get());
-        let notice = news(ReceiverType::RtUser, 0);
+        let mut notice = news(ReceiverType::RtUser, 0);
         let (group, user) = (Owner::Group(group), Owner::User(user));
         let (at, event_seq, notice_seq) = self.rows.transaction(|rows| {
             let at = change(rows);
             (at, rows.append(group, &event), rows.append(user, &notice))
         });
+        notice.message_id = self.rows.last_message().get();
         self.publish(group.into(), event_seq, event);
         self.publish(user.into(), notice_seq, notice);
         at
