@@ -3,7 +3,8 @@
 //!
 //! A small group's events go to its members' timelines, a large group's to its own. Who is added to
 //! a large group or removed from it is told on his own timeline besides, because that is what he
-//! follows; such a message is addressed to user 0, which delivery replaces by the timeline's user.
+//! follows; such a message is addressed to user 0, which delivery replaces by the timeline's user. It
+//! has the message id after the event's, by which his sessions find where he joined.
 //! An event that would be too large is split into several, each with a part of the members.
 
 use prost::Message as _;

@@ -1,6 +1,7 @@
 //! Who is told what, and where.
 
 use super::*;
+use crate::id::MessageId;
 
 /// The event that user `by` added these users in these roles.
 fn added(scene: &Scene, group: GroupId, by: usize, members: &[(usize, Role)]) -> Push {
@@ -106,6 +107,23 @@ async fn large_group_tells_on_its_timeline_and_those_it_is_about_on_theirs() {
     assert_eq!(scene.told_user(1).await, [(1, created.clone())]);
     assert_eq!(scene.told_user(2).await, [(1, created), (2, to_user(left))]);
     assert_eq!(scene.told_user(3).await, [(1, to_user(joined))]);
+}
+
+/// A session finds by it where its user joined, even if he has been removed since.
+#[tokio::test]
+async fn notice_of_joining_has_the_message_id_after_the_event_s() {
+    let scene = Scene::new(3).await;
+    let one = scene.user(1);
+    let group = scene.group(GroupType::GtLarge, &[]).await;
+    for n in [2, 3] {
+        let groups = &scene.world.groups;
+        groups.add(one, group, scene.ids(&[n])).await.unwrap();
+        let notices = scene.world.timeline(scene.user(n)).await;
+        let event = MessageId(notices[0].message.id - 1);
+        let reader = scene.world.store.reader();
+        let at = store::timeline::seq_of(reader, event, Owner::Group(group)).await;
+        assert_eq!(at.unwrap(), Some(Seq(n as i64)));
+    }
 }
 
 /// I4: from joining on.
