@@ -6,10 +6,7 @@
 //! run again (I3). How batches of sends are appended stands in `appending`, how changes that are
 //! announced by messages are made in `changing`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +31,9 @@ use crate::{
 
 mod appending;
 mod changing;
+mod retry;
+
+use self::retry::Retry;
 
 /// What the writer works with.
 #[derive(Debug, Clone)]
@@ -208,10 +208,6 @@ struct Task {
     epoch_changed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// First pause before an attempt is repeated; it doubles up to `PAUSE_MAX`.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
-
 impl Task {
     async fn run(mut self, queue: &Queue) {
         while let Some(batch) = queue.take().await {
@@ -258,16 +254,17 @@ impl Task {
 
     /// The next ids, which stay in the block.
     async fn peek_ids(&mut self, count: usize, deadline: Instant) -> Result<Vec<MessageId>> {
-        let mut pause = PAUSE_MIN;
+        let mut retry = Retry::until(deadline);
         loop {
             let seen: Outcome<_> = self.ids.peek(&self.options.store, count).await;
-            match seen {
+            let error = match seen {
                 Ok(ids) => return Ok(ids),
-                Err(error) if Instant::now() + pause >= deadline => return Err(error.into()),
-                Err(error) => tracing::warn!(%error, "message ids could not be taken yet"),
+                Err(error) => error,
+            };
+            if !retry.pause().await {
+                return Err(error.into());
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            tracing::warn!(%error, "message ids could not be taken yet");
         }
     }
 }

@@ -5,14 +5,18 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 
-use super::{PAUSE_MAX, PAUSE_MIN, Task, is_late, too_late, unknown_outcome};
+use super::{
+    Task, is_late,
+    retry::{Next, Retry},
+    too_late, unknown_outcome,
+};
 use crate::{
     error::{Error, Result},
     id::{MessageId, Seq},
     limits::BATCH_DEADLINE,
     store::{
-        FailureKind,
-        append::{Committed, Entry, Failed, Placed},
+        Outcome,
+        append::{Entry, Failed, Placed},
     },
     timeline::{
         append::{self, Append, Appended},
@@ -95,64 +99,51 @@ impl Task {
     ) -> Ended {
         let batch: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
         let mut ids = ids.to_vec();
-        let mut pause = PAUSE_MIN;
+        let mut retry = Retry::until(deadline);
         // What a commit with an unknown outcome would have led to.
-        let mut doubt: Option<Committed> = None;
-        let mut look_up = false;
-        let mut duplicates = 0;
+        let mut doubt: Option<Vec<Placed>> = None;
         loop {
-            if look_up && let Some(committed) = &doubt {
-                let placed = &committed.placed;
-                match append::is_stored(&self.options.store, &batch, &ids, placed).await {
-                    Ok(true) => return Ended::Placed(placed.clone()),
-                    Ok(false) => look_up = false,
+            if retry.must_look_up() {
+                match self.is_stored(&batch, &ids, doubt.as_deref()).await {
+                    Ok(false) => retry.looked_up(),
+                    Ok(true) => return doubt.map_or(Ended::Away, Ended::Placed),
                     Err(error) => tracing::warn!(%error, "looking up a commit failed"),
                 }
-            } else {
-                look_up = false;
             }
-            if !look_up {
-                match self.attempt(&batch, &ids).await {
+            if !retry.must_look_up() {
+                let failed = match self.attempt(&batch, &ids).await {
                     Ok(placed) => return Ended::Placed(placed),
-                    Err(failed) => {
-                        // Whatever is wrong: it comes after the question whether it is stored.
-                        look_up = failed.in_doubt.is_some();
-                        match failed.kind {
-                            FailureKind::Transient | FailureKind::Away => {
-                                tracing::warn!(error = %failed.error, "a batch was not stored yet");
-                            }
-                            _ if look_up => {
-                                tracing::error!(error = %failed.error, "a commit failed");
-                            }
-                            // Another instance stored one of them between the look-up and the
-                            // insert, which the next attempt sees; or a commit in doubt was made
-                            // after all.
-                            FailureKind::Duplicate if duplicates == 0 => {
-                                duplicates += 1;
-                                look_up = true;
-                            }
-                            // After a restore the database hands out ids once more.
-                            FailureKind::Duplicate if duplicates == 1 => {
-                                duplicates += 1;
-                                self.ids.forget();
-                                match self.take_ids(ids.len(), deadline).await {
-                                    Ok(fresh) => ids = fresh,
-                                    Err(_) => return Ended::Away,
-                                }
-                            }
-                            FailureKind::Duplicate | FailureKind::Other => {
-                                return Ended::Refused(failed);
-                            }
+                    Err(failed) => failed,
+                };
+                match retry.judge(failed.kind, failed.in_doubt.is_some(), &failed.error) {
+                    Next::Again => {}
+                    Next::FreshIds => {
+                        self.ids.forget();
+                        match self.take_ids(ids.len(), deadline).await {
+                            Ok(fresh) => ids = fresh,
+                            Err(_) => return Ended::Away,
                         }
-                        doubt = failed.in_doubt.or(doubt);
                     }
+                    Next::Refused => return Ended::Refused(failed),
                 }
+                doubt = failed.in_doubt.map(|committed| committed.placed).or(doubt);
             }
-            if Instant::now() + pause >= deadline {
+            if !retry.pause().await {
                 return Ended::Away;
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Whether an earlier attempt, which would have led to `doubt`, was stored.
+    async fn is_stored(
+        &self,
+        batch: &[&Append],
+        ids: &[MessageId],
+        doubt: Option<&[Placed]>,
+    ) -> Outcome<bool> {
+        match doubt {
+            Some(placed) => append::is_stored(&self.options.store, batch, ids, placed).await,
+            None => Ok(false),
         }
     }
 

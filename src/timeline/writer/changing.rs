@@ -3,13 +3,17 @@
 
 use std::time::Instant;
 
-use super::{PAUSE_MAX, PAUSE_MIN, Task, is_late, too_late, unknown_outcome};
+use super::{
+    Task, is_late,
+    retry::{Next, Retry},
+    too_late, unknown_outcome,
+};
 use crate::{
     error::{Code, Error, Result},
     id::MessageId,
     limits::{ANNOUNCEMENTS_MAX, DATABASE_DEADLINE},
     store::{
-        self, Failure, FailureKind, Outcome,
+        self, Failure, Outcome,
         append::{Entry, Send},
     },
     timeline::{
@@ -78,67 +82,45 @@ impl Task {
         deadline: Instant,
     ) -> Result<(Written, Vec<MessageId>)> {
         let mut ids = self.peek_ids(ANNOUNCEMENTS_MAX, deadline).await?;
-        let mut pause = PAUSE_MIN;
+        let mut retry = Retry::until(deadline);
         // What a commit with an unknown outcome would have led to.
         let mut doubt: Option<Written> = None;
-        let mut look_up = false;
-        let mut duplicates = 0;
         loop {
-            if look_up && let Some(written) = &doubt {
-                match self.is_made(written, &ids).await {
+            if retry.must_look_up() {
+                match self.is_made(doubt.as_ref(), &ids).await {
+                    Ok(false) => retry.looked_up(),
                     Ok(true) => {
-                        return doubt
-                            .map(|written| (written, ids))
-                            .ok_or_else(unknown_outcome);
+                        let made = doubt.map(|written| (written, ids));
+                        return made.ok_or_else(unknown_outcome);
                     }
-                    Ok(false) => look_up = false,
                     Err(error) => tracing::warn!(%error, "looking up a commit failed"),
                 }
-            } else {
-                look_up = false;
             }
-            if !look_up {
-                look_up = false;
-                let failure = match self.attempt_change(work, &ids).await {
+            if !retry.must_look_up() {
+                let (failure, written) = match self.attempt_change(work, &ids).await {
                     Ok(written) => return Ok((written, ids)),
                     Err(Failed::Refused(error)) => return Err(error),
-                    Err(Failed::Before(failure)) => failure,
-                    Err(Failed::InCommit(failure, written)) => {
-                        look_up = true;
-                        doubt = Some(written);
-                        failure
-                    }
+                    Err(Failed::Before(failure)) => (failure, None),
+                    Err(Failed::InCommit(failure, written)) => (failure, Some(written)),
                 };
-                match store::failure_kind(&failure) {
-                    FailureKind::Transient | FailureKind::Away => {
-                        tracing::warn!(error = %failure, "a change was not made yet");
-                    }
-                    // Whatever is wrong: it comes after the question whether it is made.
-                    _ if look_up => tracing::error!(error = %failure, "a commit failed"),
-                    // Another instance made the same one, or a commit in doubt was made after all.
-                    FailureKind::Duplicate if duplicates == 0 => {
-                        duplicates += 1;
-                        look_up = true;
-                    }
-                    // After a restore the database hands out ids once more.
-                    FailureKind::Duplicate if duplicates == 1 => {
-                        duplicates += 1;
+                let kind = store::failure_kind(&failure);
+                match retry.judge(kind, written.is_some(), &failure) {
+                    Next::Again => {}
+                    Next::FreshIds => {
                         self.ids.forget();
                         ids = self.peek_ids(ANNOUNCEMENTS_MAX, deadline).await?;
                     }
-                    FailureKind::Duplicate | FailureKind::Other => {
-                        return Err(Error::wrap("make a change", failure));
-                    }
+                    Next::Refused => return Err(Error::wrap("make a change", failure)),
                 }
+                doubt = written.or(doubt);
             }
-            let is_over = Instant::now() + pause >= deadline;
-            if is_over || (work.is_abandoned() && !look_up) {
+            // What nobody waits for any more is left, unless it may be made already.
+            let is_wanted = retry.must_look_up() || !work.is_abandoned();
+            if !is_wanted || !retry.pause().await {
                 // They may be taken.
                 self.ids.forget();
                 return Err(unknown_outcome());
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -182,8 +164,8 @@ impl Task {
 
     /// After a commit whose outcome is unknown: whether the change was made. One that is announced
     /// by nothing counts as not made, as it can be made again.
-    async fn is_made(&self, written: &Written, ids: &[MessageId]) -> Outcome<bool> {
-        let Some(first) = written.announcements.first() else {
+    async fn is_made(&self, written: Option<&Written>, ids: &[MessageId]) -> Outcome<bool> {
+        let Some(first) = written.and_then(|written| written.announcements.first()) else {
             return Ok(false);
         };
         let stored = store::message::stored(self.options.store.reader(), &ids[..1]).await?;

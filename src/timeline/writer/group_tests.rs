@@ -1,9 +1,12 @@
 //! Sends to groups and changes of groups, at the writer: who is given what is settled in the
 //! transaction that takes the positions, and a change is one transaction with what announces it.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use futures_util::join;
