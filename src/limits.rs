@@ -158,6 +158,8 @@ pub const MESSAGE_ID_BLOCK: i64 = 10_000;
 const _: () = assert!(BATCH_SENDS_MAX as i64 <= MESSAGE_ID_BLOCK);
 /// Sign-ins on the long connection in one transaction.
 pub const SIGN_IN_BATCH_MAX: usize = 512;
+/// Additions to large groups that a session remembers until it has come past them.
+pub const JOINS_PENDING_MAX: usize = 64;
 /// Sessions that load their user's memberships at the same time, because these have changed.
 pub const MEMBERSHIP_LOADS_MAX: usize = 2;
 /// Users whose large groups one query of a sign-in reads.

@@ -21,7 +21,7 @@ use crate::{
     error::Result,
     gateway::Gateway,
     id::{GroupId, MessageId, Owner, Seq, UserId},
-    limits::{MEMBERSHIP_LOADS_MAX, SWEEP_CHUNK},
+    limits::{JOINS_PENDING_MAX, MEMBERSHIP_LOADS_MAX, SWEEP_CHUNK},
     store::{self, membership::Membership, within_deadline},
 };
 
@@ -136,17 +136,20 @@ impl Memberships {
         self.passed(end);
     }
 
-    /// He was added to groups: he may have been removed again before that is loaded.
-    pub(super) fn joined(&mut self, joins: Vec<(GroupId, MessageId)>) {
-        if !joins.is_empty() {
-            self.pending.or_default().joins.extend(joins);
+    /// He was added to groups: he may have been removed again before that is loaded. Of very many
+    /// the later ones are not remembered; where he is still a member, his membership tells.
+    pub(super) fn joined(&mut self, joins: impl IntoIterator<Item = (GroupId, MessageId)>) {
+        for join in joins {
+            let joins = &mut self.pending.or_default().joins;
+            if joins.len() < JOINS_PENDING_MAX {
+                joins.push(join);
+            }
         }
     }
 
     /// What was loaded of joins stands before the session in these groups: it comes to them.
     pub(super) fn expect(&mut self, joins: impl Iterator<Item = Join>) {
-        let joins = joins.map(|join| (join.group, join.event));
-        self.joined(joins.collect());
+        self.joined(joins.map(|join| (join.group, join.event)));
     }
 
     /// A sync asks for a group that is not followed: it waits for that as soon as it is.
@@ -348,4 +351,21 @@ pub(super) async fn lease(
         lease.open(head.copied().unwrap_or_default());
     }
     Ok(leases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I6, also when somebody adds and removes him all the time.
+    #[test]
+    fn joins_that_are_remembered_are_bounded_and_the_first_stay() {
+        let mut memberships = Memberships::new(Seq::ZERO);
+        for n in 0..1_000 {
+            memberships.joined([(GroupId(1), MessageId(n))]);
+        }
+        let joins = &memberships.pending.get().unwrap().joins;
+        let first = (0..JOINS_PENDING_MAX as i64).map(|n| (GroupId(1), MessageId(n)));
+        assert!(joins.iter().copied().eq(first));
+    }
 }
