@@ -85,18 +85,7 @@ impl Members {
     /// # Errors
     /// As [`Members::roster`].
     pub async fn is_in_small(&self, group: GroupId, user: UserId) -> Result<Option<bool>> {
-        within_deadline(async {
-            let conn = self.store.reader();
-            let member = store::group::member(conn, group, user).await?;
-            // Only a member of a large group has joined at a position.
-            if let Some(member) = member {
-                return Ok(member.join_seq.is_none().then_some(true));
-            }
-            let row = store::group::by_id(conn, group).await?;
-            let is_small = row.is_some_and(|row| row.kind() == GroupKind::Small);
-            Ok(is_small.then_some(false))
-        })
-        .await
+        self.look_up(group, GroupKind::Small, user).await
     }
 
     /// Whether a user is in a large group; `None` when there is no such large group.
@@ -109,17 +98,23 @@ impl Members {
             return Ok(Some(true));
         }
         let load = self.large.load(key);
-        within_deadline(async {
+        let found = self.look_up(group, GroupKind::Large, user).await?;
+        if found == Some(true) {
+            load.keep(());
+        }
+        Ok(found)
+    }
+
+    /// Whether a user is in a group of a kind, from the database.
+    async fn look_up(&self, group: GroupId, kind: GroupKind, user: UserId) -> Result<Option<bool>> {
+        let member = within_deadline(async {
             let conn = self.store.reader();
-            let member = store::group::member(conn, group, user).await?;
-            // Only a member of a large group has joined at a position.
-            if member.is_some_and(|member| member.join_seq.is_some()) {
-                load.keep(());
-                return Ok(Some(true));
-            }
-            Ok(self.is_large(group).await?.then_some(false))
-        })
-        .await
+            Ok(store::group::member(conn, group, user).await?)
+        });
+        match member.await? {
+            Some(member) => Ok((member.kind() == kind).then_some(true)),
+            None => Ok(self.is_there(group, kind).await?.then_some(false)),
+        }
     }
 
     /// Whether there is such a large group.
@@ -127,9 +122,13 @@ impl Members {
     /// # Errors
     /// As [`Members::roster`].
     pub async fn is_large(&self, group: GroupId) -> Result<bool> {
+        self.is_there(group, GroupKind::Large).await
+    }
+
+    async fn is_there(&self, group: GroupId, kind: GroupKind) -> Result<bool> {
         within_deadline(async {
             let row = store::group::by_id(self.store.reader(), group).await?;
-            Ok(row.is_some_and(|row| row.kind() == GroupKind::Large))
+            Ok(row.is_some_and(|row| row.kind() == kind))
         })
         .await
     }

@@ -52,7 +52,7 @@ pub enum To {
 impl To {
     /// How many timelines it is, as far as that is known beforehand.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
             Self::Owners(_) | Self::Rest { .. } => self.fixed().len(),
             Self::Members(roster) => roster.members.len(),
@@ -77,12 +77,6 @@ impl To {
             Self::Rest { owners, .. } => owners,
             Self::Members(_) | Self::Group(_) => &[],
         }
-    }
-
-    /// Whether it goes nowhere.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -180,7 +174,7 @@ impl Store {
         let append = move |connection: &mut Connection| {
             let committed = sqlite_append::append(connection, &sends);
             drop(turn);
-            growth.add(sends.iter().map(|send| 1 + send.to.len()).sum());
+            growth.add(sends.iter().map(|send| 1 + send.to.count()).sum());
             committed
         };
         self.appender.run(append).await.unwrap_or_else(|| {

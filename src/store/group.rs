@@ -53,6 +53,17 @@ impl Group {
     }
 }
 
+impl Member {
+    /// Of what kind his group is: only in a large one he has joined at a position.
+    #[must_use]
+    pub const fn kind(&self) -> GroupKind {
+        match self.join_seq {
+            Some(_) => GroupKind::Large,
+            None => GroupKind::Small,
+        }
+    }
+}
+
 /// What describes a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {

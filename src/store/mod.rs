@@ -196,9 +196,7 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx> {
         let begin = async {
             let callers = Arc::clone(&self.callers).lock_owned().await;
-            let mut tx = self.begin_raw().await?;
-            tx._callers = Some(callers);
-            Outcome::Ok(tx)
+            self.begin_behind(Some(callers)).await
         };
         match tokio::time::timeout(DATABASE_DEADLINE, begin).await {
             Ok(tx) => Ok(tx?),
@@ -211,6 +209,10 @@ impl Store {
     /// As [`Store::begin`], for those who handle each kind of failure themselves; it waits behind
     /// one caller at most.
     pub(crate) async fn begin_raw(&self) -> Outcome<Tx> {
+        self.begin_behind(None).await
+    }
+
+    async fn begin_behind(&self, callers: Option<OwnedMutexGuard<()>>) -> Outcome<Tx> {
         let options = TransactionOptions {
             isolation_level: None,
             access_mode: None,
@@ -223,7 +225,7 @@ impl Store {
             log_growth: Arc::clone(&self.log_growth),
             rows: checkpoint::TRANSACTION_ROWS,
             _turn: turn,
-            _callers: None,
+            _callers: callers,
         })
     }
 

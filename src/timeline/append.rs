@@ -140,7 +140,7 @@ impl Append {
     /// Rows of the transaction that this send takes.
     #[must_use]
     pub fn rows(&self) -> usize {
-        1 + self.to.len()
+        1 + self.to.count()
     }
 
     /// The send as it is stored if it is new, under `id` unless an earlier part of it has one.
