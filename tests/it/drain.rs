@@ -169,10 +169,12 @@ async fn a_draining_instance_is_not_ready() {
         i32::from(NoticeCode::NcDraining)
     );
     let mut statuses = Vec::new();
-    while let Ok(answer) = try_get(http, "/readyz").await {
-        statuses.push(answer.status);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let until_it_is_gone = async {
+        while let Ok(answer) = try_get(http, "/readyz").await {
+            statuses.push(answer.status);
+        }
+    };
+    within(Duration::from_secs(20), "no more answers", until_it_is_gone).await;
     assert!(!statuses.contains(&200), "after the notice: {statuses:?}");
     assert!(
         statuses.contains(&503),
