@@ -67,6 +67,7 @@ class Chat:
         self.cursors = {OWN: Cursor()} | {int(timeline): Cursor(seq) for timeline, seq in seqs}
         self.acknowledged = {}  # timeline -> the seq of the last ack
         self.asked = set()  # timelines of the last SyncInput
+        self.leaving = set()  # groups that end when the last of their pushes has come
         self.unanswered = {}  # request_id -> SendMessageReq
         self.next_request = 1
         self.syncing = False
@@ -109,6 +110,8 @@ class Chat:
         self.socket = socket.create_connection((host, int(port)), timeout=10)
         self.syncing = False
         self.closing = False
+        for group in list(self.leaving):
+            self.leave(group)
         self.put(
             conn.PT_SIGN_IN,
             conn.SignInInput(
@@ -154,26 +157,37 @@ class Chat:
         print(f"[{message.seq}] {where}{describe(message)}", flush=True)
         if message.seq:
             cursor.hold(message.seq)
-        if timeline == OWN and message.receiver_type == conn.RT_USER:
+        if message.receiver_type in (conn.RT_USER, conn.RT_LARGE_GROUP):
             self.follow_news(message)
 
     def follow_news(self, message):
         """Begins and ends the cursors of large groups, as the server tells of them."""
+        is_own = message.receiver_type == conn.RT_USER
         is_news = message.message_type == conn.MT_COMMAND
         if not is_news or message.sender.sender_type != conn.ST_SYSTEM:
             return
         command = conn.Command.FromString(message.message_content)
         me = self.state["user_id"]
-        if command.code == push.PC_ADD_GROUP_MEMBERS:
+        if command.code == push.PC_ADD_GROUP_MEMBERS and is_own:
             added = push.AddGroupMembersPush.FromString(command.data)
             if me in (member.user_id for member in added.members):
                 self.cursors.setdefault(added.group_id, Cursor())
+                self.leaving.discard(added.group_id)
         if command.code == push.PC_REMOVE_GROUP_MEMBER:
             removed = push.RemoveGroupMemberPush.FromString(command.data)
-            if me == removed.deleted_user_id:
-                self.cursors.pop(removed.group_id, None)
-                self.acknowledged.pop(removed.group_id, None)
-                self.asked.discard(removed.group_id)
+            if me != removed.deleted_user_id:
+                return
+            if is_own:
+                # What stands before the removal may still be on its way.
+                self.leaving.add(removed.group_id)
+            elif removed.group_id in self.leaving:
+                self.leave(removed.group_id)
+
+    def leave(self, group):
+        self.leaving.discard(group)
+        self.cursors.pop(group, None)
+        self.acknowledged.pop(group, None)
+        self.asked.discard(group)
 
     def settle(self):
         """Stores and acknowledges cursors that moved; asks for what is missing."""
@@ -191,6 +205,7 @@ class Chat:
         is_missing_some = any(
             cursor.beyond and not (timeline == OWN and self.unanswered)
             for timeline, cursor in self.cursors.items()
+            if timeline not in self.leaving
         )
         has_new_groups = not self.cursors.keys() <= self.asked
         if (is_missing_some or has_new_groups) and not self.syncing:
@@ -219,6 +234,7 @@ class Chat:
                 # The user's timeline tells of his groups once more.
                 self.cursors = {OWN: Cursor()}
                 self.acknowledged = {}
+                self.leaving = set()
             self.state["epoch"] = page.epoch
             for message in page.messages:
                 self.take(message)
