@@ -180,6 +180,31 @@ const _: () = assert!(BATCH_DEADLINE.as_millis() < SEND_DEADLINE.as_millis());
 pub const DATABASE_DEADLINE: Duration = Duration::from_secs(6);
 /// How long a writer connection waits for a lock another process holds.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// One attempt at a transaction, and one commit, of the writer: whoever does not answer by then was cut
+/// off without a word.
+pub const ATTEMPT_MAX: Duration = Duration::from_secs(4);
+const _: () = assert!(LOCK_TIMEOUT.as_millis() < ATTEMPT_MAX.as_millis());
+const _: () = assert!(ATTEMPT_MAX.as_millis() < DATABASE_DEADLINE.as_millis());
+/// An open transaction that does nothing for so long is ended by the database server: its instance
+/// hangs, and holds locks.
+pub const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(5);
+/// Connections to a database server that are kept for the writer, acks and sign-ins.
+pub const WRITER_CONNECTIONS_MAX: u32 = 4;
+/// A connection to a database server that has rested so long is tried before it is used.
+pub const DATABASE_PING_AFTER: Duration = Duration::from_secs(1);
+/// Until a connection that is tried must have answered.
+pub const DATABASE_PING_MAX: Duration = Duration::from_millis(1_000);
+/// A connection to a database server that rests for so long is closed: before MySQL does, which is
+/// told to do so after [`IDLE_TRANSACTION_MAX`].
+pub const DATABASE_CONNECTION_IDLE_MAX: Duration = Duration::from_secs(4);
+const _: () = assert!(DATABASE_CONNECTION_IDLE_MAX.as_millis() < IDLE_TRANSACTION_MAX.as_millis());
+/// How long a starting instance waits for the place of one that has just died.
+pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long a starting instance waits for another one that migrates the database.
+pub const SCHEMA_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Between two looks whether an instance's place on the database is still its own.
+pub const PLACE_PING_INTERVAL: Duration = Duration::from_secs(2);
+const _: () = assert!(PLACE_PING_INTERVAL.as_millis() < IDLE_TRANSACTION_MAX.as_millis());
 /// `/readyz` answers within this time.
 pub const READY_DEADLINE: Duration = Duration::from_millis(1_500);
 

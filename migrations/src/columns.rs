@@ -39,11 +39,22 @@ pub fn kind(name: &'static str) -> ColumnDef {
     column
 }
 
-/// A string of at most `bytes_max` bytes.
-pub fn text(name: &'static str, bytes_max: u32) -> ColumnDef {
+/// A string of at most `bytes_max` bytes, compared by its bytes as SQLite does, whatever the server's
+/// locale is. On MySQL that is told of the whole [table](binary_texts).
+pub fn text(manager: &SchemaManager<'_>, name: &'static str, bytes_max: u32) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     column.string_len(bytes_max).not_null();
+    if manager.get_database_backend() == DbBackend::Postgres {
+        column.extra("COLLATE \"C\"");
+    }
     column
+}
+
+/// Texts of a table are Unicode and compared by their bytes, whatever MySQL's default is.
+pub fn binary_texts(manager: &SchemaManager<'_>, table: &mut TableCreateStatement) {
+    if manager.get_database_backend() == DbBackend::MySql {
+        table.character_set("utf8mb4").collate("utf8mb4_bin");
+    }
 }
 
 /// Stores rows in the primary key's own B-tree, as InnoDB does anyway. Right for narrow rows that

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::columns::{counted_id, kind, number, text};
+use crate::columns::{binary_texts, counted_id, kind, number, text};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -10,19 +10,20 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let table = Table::create()
+        let mut table = Table::create()
             .table("device")
             .col(counted_id("id"))
             .col(number("user_id"))
             .col(number("session_gen"))
             .col(kind("type"))
-            .col(text("brand", 128))
-            .col(text("model", 128))
-            .col(text("system_version", 128))
-            .col(text("sdk_version", 128))
+            .col(text(manager, "brand", 128))
+            .col(text(manager, "model", 128))
+            .col(text(manager, "system_version", 128))
+            .col(text(manager, "sdk_version", 128))
             .col(number("created_at"))
             .col(number("updated_at"))
             .to_owned();
+        binary_texts(manager, &mut table);
         manager.create_table(table).await
     }
 

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::columns::{number, text};
+use crate::columns::{binary_texts, number, text};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -10,11 +10,12 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let table = Table::create()
+        let mut table = Table::create()
             .table("id_block")
-            .col(text("name", 32).primary_key())
+            .col(text(manager, "name", 32).primary_key())
             .col(number("next"))
             .to_owned();
+        binary_texts(manager, &mut table);
         manager.create_table(table).await
     }
 

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::columns::{clustered, kind, number, text};
+use crate::columns::{binary_texts, clustered, kind, number, text};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -14,14 +14,15 @@ impl MigrationTrait for Migration {
             .table("friend")
             .col(number("user_id"))
             .col(number("friend_id"))
-            .col(text("remarks", 512))
-            .col(text("extra", 2_048))
+            .col(text(manager, "remarks", 512))
+            .col(text(manager, "extra", 2_048))
             .col(kind("status"))
             .col(number("created_at"))
             .col(number("updated_at"))
             .primary_key(Index::create().col("user_id").col("friend_id"))
             .to_owned();
         clustered(manager, &mut table);
+        binary_texts(manager, &mut table);
         manager.create_table(table).await
     }
 

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::columns::{counted_id, kind, number, text};
+use crate::columns::{binary_texts, counted_id, kind, number, text};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -10,19 +10,20 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let table = Table::create()
+        let mut table = Table::create()
             .table("group")
             .col(counted_id("id"))
-            .col(text("name", 256))
-            .col(text("avatar_url", 1_024))
-            .col(text("introduction", 2_048))
+            .col(text(manager, "name", 256))
+            .col(text(manager, "avatar_url", 1_024))
+            .col(text(manager, "introduction", 2_048))
             .col(kind("type"))
             .col(number("member_count"))
             .col(number("version"))
-            .col(text("extra", 2_048))
+            .col(text(manager, "extra", 2_048))
             .col(number("created_at"))
             .col(number("updated_at"))
             .to_owned();
+        binary_texts(manager, &mut table);
         manager.create_table(table).await
     }
 

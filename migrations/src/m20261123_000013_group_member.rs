@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use crate::columns::{clustered, kind, number, text};
+use crate::columns::{binary_texts, clustered, kind, number, text};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -15,8 +15,8 @@ impl MigrationTrait for Migration {
             .col(number("group_id"))
             .col(number("user_id"))
             .col(kind("member_type"))
-            .col(text("remarks", 512))
-            .col(text("extra", 2_048))
+            .col(text(manager, "remarks", 512))
+            .col(text(manager, "extra", 2_048))
             // Null in a small group, which has no timeline.
             .col(ColumnDef::new("join_seq").big_integer())
             .col(number("created_at"))
@@ -24,6 +24,7 @@ impl MigrationTrait for Migration {
             .primary_key(Index::create().col("group_id").col("user_id"))
             .to_owned();
         clustered(manager, &mut table);
+        binary_texts(manager, &mut table);
         manager.create_table(table).await
     }
 

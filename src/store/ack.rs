@@ -7,7 +7,7 @@ use sea_orm::{
     sea_query::{CaseStatement, Expr, OnConflict, Query},
 };
 
-use super::{Conn, Outcome, Store, entity::device_ack, ids::padded};
+use super::{Conn, Outcome, Store, entity::device_ack, ids::padded, incoming};
 use crate::{
     error::Result,
     id::{DeviceId, Owner, Seq, UserId},
@@ -32,6 +32,7 @@ pub struct Key {
 pub(crate) async fn raise(store: &Store, acks: &[(Key, Seq)]) -> Outcome<()> {
     use device_ack::Column as C;
 
+    let tx = store.begin_raw().await?;
     let mut upsert = Query::insert();
     upsert.into_table(device_ack::Entity).columns([
         C::UserId,
@@ -50,7 +51,7 @@ pub(crate) async fn raise(store: &Store, acks: &[(Key, Seq)]) -> Outcome<()> {
         ]);
     }
     let stored = || Expr::col((device_ack::Entity, C::Seq));
-    let new = || Expr::cust("excluded.\"seq\"");
+    let new = || incoming(tx.conn(), C::Seq);
     let higher = CaseStatement::new()
         .case(stored().lt(new()), new())
         .finally(stored());
@@ -59,7 +60,6 @@ pub(crate) async fn raise(store: &Store, acks: &[(Key, Seq)]) -> Outcome<()> {
             .value(C::Seq, higher)
             .to_owned(),
     );
-    let tx = store.begin_raw().await?;
     tx.conn().execute(&upsert).await?;
     tx.commit_raw().await
 }

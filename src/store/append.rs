@@ -6,11 +6,12 @@
 //! a batch of sends is appended on one thread with a connection of its own; what announces a change
 //! is appended [within](within) the change's transaction.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use rusqlite::Connection;
-
-use super::{Conn, FailureKind, Outcome, Store, group::Roster, message, sqlite_append, timeline};
+use super::{Conn, Engine, FailureKind, Outcome, Store, group::Roster, message, timeline};
 use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
 
 pub use super::timeline::Entry;
@@ -57,6 +58,15 @@ impl To {
             Self::Owners(_) | Self::Rest { .. } => self.fixed().len(),
             Self::Members(roster) => roster.members.len(),
             Self::Group(_) => 1,
+        }
+    }
+
+    /// The group that must be there.
+    pub(super) fn group(&self) -> Option<GroupId> {
+        match self {
+            Self::Members(roster) => Some(roster.group),
+            Self::Group(group) => Some(*group),
+            Self::Owners(_) | Self::Rest { .. } => None,
         }
     }
 
@@ -147,18 +157,23 @@ pub(crate) async fn within(conn: &impl Conn, sends: &[Send]) -> Outcome<Vec<Vec<
     let mut placed = Vec::with_capacity(sends.len());
     let mut rows = Vec::new();
     for send in sends {
-        let entries = send.to.fixed().iter().map(|owner| {
-            let seq = next.entry(*owner).or_default();
-            *seq = seq.next();
-            (*owner, *seq)
-        });
-        let entries: Vec<Entry> = entries.collect();
+        let entries = take_positions(send.to.fixed(), &mut next);
         rows.extend(entries.iter().map(|entry| (*entry, MessageId(send.row.id))));
         placed.push(entries);
     }
     message::insert(conn, sends.iter().map(|send| send.row.clone())).await?;
     timeline::insert_entries(conn, rows).await?;
     Ok(placed)
+}
+
+/// Takes the next position of each timeline; `next` has where each stands.
+pub(super) fn take_positions(owners: &[Owner], next: &mut HashMap<Owner, Seq>) -> Vec<Entry> {
+    let take = |owner: &Owner| {
+        let seq = next.entry(*owner).or_default();
+        *seq = seq.next();
+        (*owner, *seq)
+    };
+    owners.iter().map(take).collect()
 }
 
 impl Store {
@@ -168,21 +183,9 @@ impl Store {
     /// # Errors
     /// [`Failed`]; nothing is stored unless it is `in_doubt`.
     pub async fn append(&self, sends: Vec<Send>) -> Result<Committed, Failed> {
-        // One writer at a time: SQLite would make the other wait by polling.
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let growth = Arc::clone(&self.log_growth);
-        let append = move |connection: &mut Connection| {
-            let committed = sqlite_append::append(connection, &sends);
-            drop(turn);
-            growth.add(sends.iter().map(|send| 1 + send.to.count()).sum());
-            committed
-        };
-        self.appender.run(append).await.unwrap_or_else(|| {
-            Err(Failed {
-                kind: FailureKind::Away,
-                in_doubt: None,
-                error: "the append thread has ended".into(),
-            })
-        })
+        match &*self.engine {
+            Engine::Sqlite(sqlite) => sqlite.append(sends).await,
+            Engine::Server(server) => server.append(&self.write, &sends).await,
+        }
     }
 }

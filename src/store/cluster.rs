@@ -18,7 +18,7 @@ pub(super) async fn ensure(store: &Store) -> Result<()> {
     cluster::Entity::insert(row)
         .on_conflict(
             OnConflict::column(cluster::Column::Id)
-                .do_nothing()
+                .do_nothing_on([cluster::Column::Id])
                 .to_owned(),
         )
         .exec_without_returning(tx.conn())

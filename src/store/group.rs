@@ -39,17 +39,20 @@ impl GroupKind {
             Self::Large => 2,
         }
     }
+
+    const fn from_column(column: i16) -> Self {
+        match column {
+            2 => Self::Large,
+            _ => Self::Small,
+        }
+    }
 }
 
 impl Group {
     /// How its messages are stored.
     #[must_use]
     pub const fn kind(&self) -> GroupKind {
-        if self.r#type == GroupKind::Large.column() {
-            GroupKind::Large
-        } else {
-            GroupKind::Small
-        }
+        GroupKind::from_column(self.r#type)
     }
 }
 
@@ -124,6 +127,38 @@ pub(crate) async fn lock(conn: &impl Conn, id: GroupId) -> Outcome<Option<Group>
         .lock_exclusive()
         .one(conn)
         .await
+}
+
+/// Those of `ids` that are groups, with kind and version, their rows locked until the transaction
+/// ends. In the order of their ids, so that two transactions lock in the same order.
+///
+/// # Errors
+/// See [`by_id`].
+pub(super) async fn lock_all(
+    conn: &impl Conn,
+    ids: impl IntoIterator<Item = GroupId>,
+) -> Outcome<Vec<(GroupId, GroupKind, i64)>> {
+    let ids = padded(ids.into_iter().map(GroupId::get));
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(i64, i16, i64)> = group::Entity::find()
+        .select_only()
+        .columns([
+            group::Column::Id,
+            group::Column::Type,
+            group::Column::Version,
+        ])
+        .filter(group::Column::Id.is_in(ids))
+        .order_by_asc(group::Column::Id)
+        .lock_exclusive()
+        .into_tuple()
+        .all(conn)
+        .await?;
+    let locked = rows.into_iter();
+    Ok(locked
+        .map(|(id, kind, version)| (GroupId(id), GroupKind::from_column(kind), version))
+        .collect())
 }
 
 /// The groups a user is in, by id.

@@ -27,35 +27,29 @@ pub struct Known {
 /// A sender and the id it gave a message.
 pub type ClientKey<'a> = (i16, i64, &'a [u8]);
 
+/// Keys of one condition: an optimizer that gives up on a longer one reads the whole table.
+const CONDITION_KEYS: usize = 64;
+
+impl Row {
+    /// By what its sender finds it again.
+    pub(super) fn client_key(&self) -> Option<ClientKey<'_>> {
+        let id = self.client_message_id.as_deref()?;
+        Some((self.sender_type, self.sender_id, id))
+    }
+}
+
 /// Inserts messages, few enough for one statement.
 ///
 /// # Errors
 /// What the database answers.
 pub(super) async fn insert(conn: &impl Conn, rows: impl Iterator<Item = Row>) -> Outcome<()> {
-    let rows = rows.map(message::ActiveModel::from);
-    message::Entity::insert_many(rows)
-        .exec_without_returning(conn)
-        .await?;
+    let rows: Vec<_> = rows.map(message::ActiveModel::from).collect();
+    if !rows.is_empty() {
+        message::Entity::insert_many(rows)
+            .exec_without_returning(conn)
+            .await?;
+    }
     Ok(())
-}
-
-/// The columns of a message from `at` on, in the order of the entity.
-pub(super) fn from_columns(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Row> {
-    Ok(Row {
-        id: row.get(at)?,
-        sender_type: row.get(at + 1)?,
-        sender_id: row.get(at + 2)?,
-        sender_device_id: row.get(at + 3)?,
-        receiver_type: row.get(at + 4)?,
-        receiver_id: row.get(at + 5)?,
-        to_user_ids: row.get(at + 6)?,
-        r#type: row.get(at + 7)?,
-        content: row.get(at + 8)?,
-        send_time: row.get(at + 9)?,
-        status: row.get(at + 10)?,
-        client_message_id: row.get(at + 11)?,
-        digest: row.get(at + 12)?,
-    })
 }
 
 /// Which of the given client message ids are stored already.
@@ -63,20 +57,21 @@ pub(super) fn from_columns(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Resu
 /// # Errors
 /// What the database answers.
 pub(crate) async fn known(conn: &impl Conn, keys: &[ClientKey<'_>]) -> Outcome<Vec<Known>> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
+    let mut found = Vec::new();
+    for keys in keys.chunks(CONDITION_KEYS) {
+        let any = keys
+            .iter()
+            .fold(Condition::any(), |any, (sender_type, sender_id, id)| {
+                any.add(
+                    Condition::all()
+                        .add(message::Column::SenderType.eq(*sender_type))
+                        .add(message::Column::SenderId.eq(*sender_id))
+                        .add(message::Column::ClientMessageId.eq(id.to_vec())),
+                )
+            });
+        found.extend(select_known(conn, any).await?);
     }
-    let any = keys
-        .iter()
-        .fold(Condition::any(), |any, (sender_type, sender_id, id)| {
-            any.add(
-                Condition::all()
-                    .add(message::Column::SenderType.eq(*sender_type))
-                    .add(message::Column::SenderId.eq(*sender_id))
-                    .add(message::Column::ClientMessageId.eq(id.to_vec())),
-            )
-        });
-    select_known(conn, any).await
+    Ok(found)
 }
 
 /// Which of the given messages are stored.
@@ -84,6 +79,9 @@ pub(crate) async fn known(conn: &impl Conn, keys: &[ClientKey<'_>]) -> Outcome<V
 /// # Errors
 /// What the database answers.
 pub(crate) async fn stored(conn: &impl Conn, ids: &[MessageId]) -> Outcome<Vec<Known>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let by_id = message::Column::Id.is_in(padded(ids.iter().map(|id| id.get())));
     select_known(conn, Condition::all().add(by_id)).await
 }

@@ -3,6 +3,8 @@
 use futures_util::future::join_all;
 use sea_orm::ConnectionTrait;
 
+use tokio::sync::Mutex;
+
 use super::*;
 use crate::{
     store::group::{Details, GroupKind},

@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rusqlite::{Connection, params};
 use sea_orm::{
     ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, OnConflict, Query},
 };
 
 use super::{
-    Conn, Outcome, Store,
+    Conn, Engine, Outcome, Store,
     entity::{message, timeline_entry, timeline_head},
     ids::padded,
+    incoming, server,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     id::{MessageId, Owner, Seq, UserId},
 };
 
@@ -32,6 +32,8 @@ pub struct Row {
 
 /// Rows of one statement: far below what any engine takes as parameters.
 const STATEMENT_ROWS: usize = 500;
+/// Pairs of one condition: an optimizer that gives up on a longer one reads the whole table.
+const CONDITION_PAIRS: usize = 64;
 
 /// The heads of those `owners` that have a timeline.
 ///
@@ -98,7 +100,7 @@ pub(super) async fn raise_heads(
         for (owner, by) in chunk {
             upsert.values_panic([owner.kind().into(), owner.id().into(), (*by).into()]);
         }
-        let raised = Expr::col((timeline_head::Entity, C::Seq)).add(Expr::cust("excluded.\"seq\""));
+        let raised = Expr::col((timeline_head::Entity, C::Seq)).add(incoming(conn, C::Seq));
         upsert.on_conflict(
             OnConflict::columns([C::OwnerType, C::OwnerId])
                 .value(C::Seq, raised)
@@ -164,6 +166,66 @@ pub async fn seq_of(conn: &impl Conn, message: MessageId, owner: Owner) -> Resul
     Ok(seq.map(Seq))
 }
 
+/// At which positions messages stand, each on one timeline; a pair that is not there is missing.
+///
+/// # Errors
+/// What the database answers.
+pub(super) async fn seqs_of(
+    conn: &impl Conn,
+    pairs: &[(MessageId, Owner)],
+) -> Outcome<HashMap<(MessageId, Owner), Seq>> {
+    use timeline_entry::Column as C;
+
+    let mut seqs = HashMap::with_capacity(pairs.len());
+    for pairs in pairs.chunks(CONDITION_PAIRS) {
+        let any = pairs.iter().fold(Condition::any(), |any, (id, owner)| {
+            any.add(
+                Condition::all()
+                    .add(C::MessageId.eq(id.get()))
+                    .add(C::OwnerType.eq(owner.kind()))
+                    .add(C::OwnerId.eq(owner.id())),
+            )
+        });
+        let found = timeline_entry::Entity::find().filter(any).all(conn).await?;
+        for row in found {
+            if let Some(owner) = Owner::from_columns(row.owner_type, row.owner_id) {
+                seqs.insert((MessageId(row.message_id), owner), Seq(row.seq));
+            }
+        }
+    }
+    Ok(seqs)
+}
+
+/// On which of `owners`' timelines a message stands.
+///
+/// # Errors
+/// What the database answers.
+pub(super) async fn owners_with(
+    conn: &impl Conn,
+    message: MessageId,
+    owners: &[Owner],
+) -> Outcome<Vec<Owner>> {
+    use timeline_entry::Column as C;
+
+    let mut standing = Vec::new();
+    for owners in owners.chunks(STATEMENT_ROWS) {
+        let found: Vec<(i16, i64)> = timeline_entry::Entity::find()
+            .select_only()
+            .columns([C::OwnerType, C::OwnerId])
+            .filter(C::MessageId.eq(message.get()))
+            .filter(C::OwnerId.is_in(padded(owners.iter().map(|owner| owner.id()))))
+            .into_tuple()
+            .all(conn)
+            .await?;
+        standing.extend(
+            found
+                .into_iter()
+                .filter_map(|(kind, id)| Owner::from_columns(kind, id)),
+        );
+    }
+    Ok(standing)
+}
+
 /// The users on whose timelines a message stands, ascending.
 ///
 /// # Errors
@@ -193,37 +255,10 @@ pub async fn page(
     rows_max: usize,
     bytes_max: usize,
 ) -> Result<(Vec<Row>, bool)> {
-    let read =
-        move |connection: &mut Connection| read_page(connection, owner, after, rows_max, bytes_max);
-    let page = store.page_readers.run(read).await;
-    Ok(page.ok_or_else(|| Error::try_again("the database is closed"))??)
-}
-
-fn read_page(
-    connection: &Connection,
-    owner: Owner,
-    after: Seq,
-    rows_max: usize,
-    bytes_max: usize,
-) -> rusqlite::Result<(Vec<Row>, bool)> {
-    let mut select = connection.prepare_cached(
-        "SELECT e.seq, m.id, m.sender_type, m.sender_id, m.sender_device_id, m.receiver_type, \
-         m.receiver_id, m.to_user_ids, m.type, m.content, m.send_time, m.status, \
-         m.client_message_id, m.digest \
-         FROM timeline_entry e JOIN message m ON m.id = e.message_id \
-         WHERE e.owner_type = ?1 AND e.owner_id = ?2 AND e.seq > ?3 ORDER BY e.seq",
-    )?;
-    let mut found = select.query(params![owner.kind(), owner.id(), after.get()])?;
-    let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = found.next()? {
-        bytes += row.get_ref(9)?.as_blob()?.len();
-        if rows.len() == rows_max || (bytes > bytes_max && !rows.is_empty()) {
-            return Ok((rows, true));
+    match &*store.engine {
+        Engine::Sqlite(sqlite) => sqlite.page(owner, after, rows_max, bytes_max).await,
+        Engine::Server(_) => {
+            Ok(server::page(&store.read, owner, after, rows_max, bytes_max).await?)
         }
-        rows.push(Row {
-            seq: Seq(row.get(0)?),
-            message: super::message::from_columns(row, 1)?,
-        });
     }
-    Ok((rows, false))
 }

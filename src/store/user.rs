@@ -2,7 +2,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, DbBackend, EntityTrait, ExprTrait, QueryFilter, QueryOrder,
+    QuerySelect,
     sea_query::{Expr, OnConflict},
 };
 
@@ -85,17 +86,25 @@ pub async fn lock_or_create(conn: &impl Conn, number: &str, now_ms: i64) -> Resu
         updated_at: Set(now_ms),
         ..Default::default()
     })
-    .on_conflict(
-        OnConflict::column(Column::PhoneNumber)
-            .do_nothing()
-            .to_owned(),
-    )
+    .on_conflict(unless_there(conn))
     .exec_without_returning(conn)
     .await?;
     let user = lock_by_phone_number(conn, number)
         .await?
         .ok_or_else(|| Error::internal("an account that was just created is not there"))?;
     Ok((user, inserted == 1))
+}
+
+/// Inserts no second account with a phone number, so that one row affected means a new one. MySQL
+/// counts a row that it leaves as it is like a new one, and one that it changes twice
+/// (<https://dev.mysql.com/doc/refman/8.4/en/insert-on-duplicate.html>).
+fn unless_there(conn: &impl Conn) -> OnConflict {
+    let mut conflict = OnConflict::column(Column::PhoneNumber);
+    match conn.get_database_backend() {
+        DbBackend::MySql => conflict.value(Column::UpdatedAt, Expr::col(Column::UpdatedAt).add(1)),
+        _ => conflict.do_nothing(),
+    };
+    conflict
 }
 
 /// Replaces what a user may change; false when there is no such user.
@@ -173,13 +182,16 @@ pub async fn by_nickname_start(conn: &impl Conn, key: &str, max: u64) -> Result<
     let range = Condition::all()
         .add(Column::Nickname.gte(key))
         .add_option(after_all_with_start(key).map(|end| Column::Nickname.lt(end)));
-    Ok(Entity::find()
+    let mut users = Entity::find()
         .filter(range)
         .order_by_asc(Column::Nickname)
         .order_by_asc(Column::Id)
         .limit(max)
         .all(conn)
-        .await?)
+        .await?;
+    // To MySQL spaces at the end are nothing.
+    users.retain(|user| user.nickname.starts_with(key));
+    Ok(users)
 }
 
 /// The smallest string, in the order of code points, that is greater than every string which

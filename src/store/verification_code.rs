@@ -50,7 +50,7 @@ pub async fn lock_or_create(conn: &impl Conn, number: &str) -> Result<Row> {
     })
     .on_conflict(
         OnConflict::column(Column::PhoneNumber)
-            .do_nothing()
+            .do_nothing_on([Column::PhoneNumber])
             .to_owned(),
     )
     .exec_without_returning(conn)

@@ -6,21 +6,18 @@
 //! holds the right to write: it has little left to copy, and the next transaction begins the log
 //! anew.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
-use super::Store;
+use super::Sqlite;
 
 /// Rows written after which the log is folded: some 16 MiB of it.
 const ROWS_MAX: usize = 4_000;
 
 /// What a transaction counts for that is not an append: most write a few pages.
-pub(super) const TRANSACTION_ROWS: usize = 16;
+pub(in crate::store) const TRANSACTION_ROWS: usize = 16;
 
 /// How much the log has grown since it was folded.
 #[derive(Debug, Default)]
@@ -38,14 +35,14 @@ impl Growth {
     }
 }
 
-impl Store {
+impl Sqlite {
     /// Folds the log whenever it has grown enough; never returns.
-    pub async fn fold_log(self) {
+    pub(in crate::store) async fn fold_log(&self) {
         loop {
             self.log_growth.enough.notified().await;
             self.log_growth.rows.store(0, Ordering::Relaxed);
             self.checkpointer.run(checkpoint).await;
-            let _turn = Arc::clone(&self.turn).lock_owned().await;
+            let _turn = self.turn().await;
             self.checkpointer.run(checkpoint).await;
         }
     }

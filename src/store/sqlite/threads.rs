@@ -12,11 +12,11 @@ use std::{
 use rusqlite::{Connection, ffi};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{FailureKind, failure::sqlite_kind};
 use crate::{
     config::SqliteSynchronous,
     error::{Error, Result, ResultExt},
     limits::LOCK_TIMEOUT,
+    store::{FailureKind, failure::sqlite_kind},
 };
 
 /// Pages in the write-ahead log after which a commit folds it into the file itself, where

@@ -3,13 +3,15 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{
-    append::{Committed, Entry, Failed, Placed, Send, To},
-    group::{GroupKind, Roster},
-    message::Row,
-    sqlite,
+use super::threads;
+use crate::{
+    id::{GroupId, MessageId, Owner, Seq, UserId},
+    store::{
+        append::{Committed, Entry, Failed, Placed, Send, To},
+        group::{GroupKind, Roster},
+        message::Row,
+    },
 };
-use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
 
 /// Appends a batch in one transaction.
 pub(super) fn append(
@@ -265,7 +267,7 @@ fn insert_message(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
 
 fn failed(error: rusqlite::Error, in_doubt: Option<Committed>) -> Failed {
     Failed {
-        kind: sqlite::kind(&error),
+        kind: threads::kind(&error),
         in_doubt,
         error: error.into(),
     }
