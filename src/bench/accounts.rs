@@ -75,7 +75,7 @@ pub async fn provide(bench: &Bench, count: u32) -> Result<Vec<Account>> {
         None => Vec::new(),
     };
     if let Some(first) = accounts.first()
-        && !is_valid(&bench.grpc, first).await?
+        && !is_valid(&bench.grpc, 0, first).await?
     {
         eprintln!("the accounts in the file are not this database's: creating new ones");
         accounts.clear();
@@ -88,7 +88,22 @@ pub async fn provide(bench: &Bench, count: u32) -> Result<Vec<Account>> {
         }
     }
     accounts.truncate(count);
+    check_instances(bench, &accounts).await?;
     Ok(accounts)
+}
+
+/// Refuses instances that do not know each other's accounts.
+async fn check_instances(bench: &Bench, accounts: &[Account]) -> Result<()> {
+    let Some(first) = accounts.first() else {
+        return Ok(());
+    };
+    for instance in 1..bench.grpc.instances() {
+        if !is_valid(&bench.grpc, instance, first).await? {
+            let why = "these instances do not share one database";
+            return Err(Error::bad_request("--grpc", why));
+        }
+    }
+    Ok(())
 }
 
 /// Provides `count` users without a device: from a file beside that of the accounts as far as it
@@ -153,11 +168,16 @@ fn save(path: &Path, accounts: &[Account]) -> io::Result<()> {
     fs::rename(&partial, path)
 }
 
-/// Whether the server knows the account's token.
-async fn is_valid(grpc: &Grpc, account: &Account) -> Result<bool> {
+/// Whether the instance with that number knows the account's token.
+async fn is_valid(grpc: &Grpc, instance: usize, account: &Account) -> Result<bool> {
     let ask = pb::GetUserReq { user_id: 0 };
     let request = grpc::request(ask, &grpc::credentials(account)?);
-    match grpc.user(0).get_user(request).await.map_err(Failure::from) {
+    match grpc
+        .user(instance)
+        .get_user(request)
+        .await
+        .map_err(Failure::from)
+    {
         Ok(_) => Ok(true),
         Err(failure) if failure.code() == Some(Code::SignInAgain.number()) => Ok(false),
         Err(failure) => Err(Error::internal(format!("checking an account: {failure}"))),

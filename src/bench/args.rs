@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Subcommand, ValueEnum, value_parser};
 
-use super::{fanout, stamp::CONTENT_BYTES_MIN};
+use super::{fanout, probe::Named, stamp::CONTENT_BYTES_MIN};
 use crate::limits;
 
 /// Most connections one run opens; the limit of open files usually comes first.
@@ -36,44 +36,62 @@ pub enum Command {
     Relay(fanout::RelayArgs),
 }
 
-/// What every scenario needs.
+/// One address of each instance.
+pub const ADDRESSES: &str = "HOST:PORT,…";
+
+/// What every scenario needs. Every list of addresses has the instances in the same order.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
-    /// The server's gRPC listener
+    /// The server's gRPC listener. Here and below several instances of one server are separated by
+    /// commas, in the same order; devices and callers are spread over them, one after the other
     #[arg(
         long,
         global = true,
         default_value = "127.0.0.1:50001",
-        value_name = "HOST:PORT"
+        value_delimiter = ',',
+        value_name = ADDRESSES
     )]
-    pub grpc: String,
+    pub grpc: Vec<String>,
     /// The server's TCP listener
     #[arg(
         long,
         global = true,
         default_value = "127.0.0.1:8080",
-        value_name = "HOST:PORT"
+        value_delimiter = ',',
+        value_name = ADDRESSES
     )]
-    pub tcp: String,
+    pub tcp: Vec<String>,
     /// The server's HTTP listener, for --transport ws
     #[arg(
         long,
         global = true,
         default_value = "127.0.0.1:8081",
-        value_name = "HOST:PORT"
+        value_delimiter = ',',
+        value_name = ADDRESSES
     )]
-    pub http: String,
-    /// The server's metrics, where its CPU time and memory are read
+    pub http: Vec<String>,
+    /// The server's metrics, where its CPU time and memory are read; of several instances each is
+    /// told, and their sum
     #[arg(
         long,
         global = true,
         default_value = "127.0.0.1:9090",
-        value_name = "HOST:PORT"
+        value_delimiter = ',',
+        value_name = ADDRESSES
     )]
-    pub metrics: String,
-    /// Read CPU time and memory of this process instead, from /proc
-    #[arg(long, global = true, value_name = "PID")]
-    pub server_pid: Option<u32>,
+    pub metrics: Vec<String>,
+    /// Read CPU time and memory of this process instead, from /proc; of several, as with --metrics
+    #[arg(long, global = true, value_delimiter = ',', value_name = "PID,…")]
+    pub server_pid: Vec<u32>,
+    /// Tell the CPU time of further processes on this machine too, each with its children, under
+    /// these names: --pid redis=PID,mariadbd=PID
+    #[arg(
+        long = "pid",
+        global = true,
+        value_delimiter = ',',
+        value_name = "NAME=PID,…"
+    )]
+    pub pids: Vec<Named>,
     /// The server's sign_in.test_code, which must be set
     #[arg(long, global = true, default_value = "000000", value_name = "CODE")]
     pub test_code: String,
@@ -86,7 +104,7 @@ pub struct Common {
     /// Connections opened a second while devices come online; 0: as fast as possible
     #[arg(long, global = true, default_value_t = 2_000, value_name = "N")]
     pub connections_per_s: u32,
-    /// Connections that gRPC calls share
+    /// Connections to each instance that gRPC calls share
     #[arg(long, global = true, default_value_t = 4, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
     pub grpc_connections: u16,
     /// Names the accounts: the same seed signs in the same users again
@@ -110,6 +128,16 @@ pub enum Transport {
     Tcp,
     /// WebSocket at /ws, signed in by the URL.
     Ws,
+}
+
+impl Transport {
+    /// The option that says where long connections go.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Tcp => "--tcp",
+            Self::Ws => "--http",
+        }
+    }
 }
 
 /// How messages are sent.
@@ -291,6 +319,19 @@ mod tests {
     }
 
     #[test]
+    fn one_instance_is_the_default_and_several_are_separated_by_commas() {
+        let common = parse("bench chat").unwrap().common;
+        assert_eq!(common.tcp, ["127.0.0.1:8080"]);
+        assert!(common.server_pid.is_empty() && common.pids.is_empty());
+        let line = "bench idle --tcp a:1,b:2 --grpc a:3 --grpc b:4 --server-pid 5,6 --pid redis=7 --pid mariadbd=8";
+        let common = parse(line).unwrap().common;
+        assert_eq!(common.tcp, ["a:1", "b:2"]);
+        assert_eq!(common.grpc, ["a:3", "b:4"]);
+        assert_eq!(common.server_pid, [5, 6]);
+        assert_eq!(common.pids.len(), 2);
+    }
+
+    #[test]
     fn values_that_make_no_sense_are_refused() {
         for line in [
             "bench",
@@ -303,6 +344,8 @@ mod tests {
             "bench idle --devices 0",
             "bench idle --transport udp",
             "bench fanout",
+            "bench chat --pid 7",
+            "bench chat --server-pid x",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

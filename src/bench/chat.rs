@@ -58,7 +58,7 @@ pub async fn run(bench: &Bench, options: &Chat) -> Result<Outcome> {
     report.figure("overdue_never_sent", overdue);
     report.figure("connections_lost", get(&fleet.tally.connections_lost));
     report.verdict("", &verdict);
-    report.server(before, after, sends);
+    report.server(&before, &after, sends);
     report.tool(own_before, own_after);
     report.latency("acknowledged", measured.ack_latency.summary());
     report.latency("delivered", measured.delivery_latency.summary());

@@ -42,24 +42,40 @@ const CONNECTIONS_PER_SOURCE: u32 = 10_000;
 /// Source addresses in use before the first is taken again.
 const SOURCES: u32 = 100;
 
-/// Where long connections go.
+/// Where long connections go: devices are spread over the instances, one after the other.
 #[derive(Debug)]
 pub struct Target {
     transport: Transport,
+    instances: Vec<Instance>,
+}
+
+/// One instance's listener.
+#[derive(Debug)]
+struct Instance {
     address: SocketAddr,
     opened: AtomicU32,
 }
 
 impl Target {
-    /// Connections to `address` over `transport`.
-    pub fn new(transport: Transport, address: SocketAddr) -> Self {
-        Self {
-            transport,
+    /// Connections to `addresses`, at least one, over `transport`.
+    pub fn new(transport: Transport, addresses: &[SocketAddr]) -> Self {
+        let instance = |&address: &SocketAddr| Instance {
             address,
             opened: AtomicU32::new(0),
+        };
+        Self {
+            transport,
+            instances: addresses.iter().map(instance).collect(),
         }
     }
 
+    /// Where the device `number` connects.
+    fn instance(&self, number: usize) -> &Instance {
+        &self.instances[number % self.instances.len()]
+    }
+}
+
+impl Instance {
     async fn connect(&self) -> io::Result<TcpStream> {
         let socket = match self.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -93,17 +109,21 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects and signs in as `account`.
-    pub async fn open(target: &Target, account: &Account) -> Result<Self, Failure> {
-        timeout(SIGN_IN_DEADLINE, Self::open_unbounded(target, account))
+    /// Connects as the device `number` of a run and signs in as `account`.
+    pub async fn open(target: &Target, number: usize, account: &Account) -> Result<Self, Failure> {
+        let opening = Self::open_unbounded(target.instance(number), target.transport, account);
+        timeout(SIGN_IN_DEADLINE, opening)
             .await
             .unwrap_or_else(|_| Err(Failure::deadline("sign-in")))
     }
 
-    async fn open_unbounded(target: &Target, account: &Account) -> Result<Self, Failure> {
-        let connected = target.connect().await;
+    async fn open_unbounded(
+        instance: &Instance,
+        transport: Transport,
+        account: &Account,
+    ) -> Result<Self, Failure> {
+        let connected = instance.connect().await;
         let mut stream = connected.map_err(|error| Failure::io("connect", &error))?;
-        let transport = target.transport;
         let read = match transport {
             Transport::Tcp => BytesMut::new(),
             Transport::Ws => websocket::upgrade(&mut stream, account).await?,
@@ -256,6 +276,19 @@ mod tests {
         input.put_slice(b"e");
         assert_eq!(take_tcp_body(&mut input).as_deref(), Some(&b"de"[..]));
         assert!(input.is_empty());
+    }
+
+    #[test]
+    fn devices_are_spread_over_the_instances() {
+        let addresses: Vec<SocketAddr> = (1..=3)
+            .map(|port| (Ipv4Addr::LOCALHOST, port).into())
+            .collect();
+        let target = Target::new(Transport::Tcp, &addresses);
+        let ports = |target: &Target| -> Vec<u16> {
+            let port = |number| target.instance(number).address.port();
+            (0..6).map(port).collect()
+        };
+        assert_eq!(ports(&target), [1, 2, 3, 1, 2, 3]);
     }
 
     #[test]

@@ -21,30 +21,43 @@ use crate::{
 pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Connections to a gRPC listener of the server.
+/// Connections to a gRPC listener of each instance.
 #[derive(Clone, Debug)]
 pub struct Grpc {
+    /// The instances take turns.
     channels: Vec<Channel>,
+    instances: usize,
 }
 
 impl Grpc {
-    /// Opens `connections` connections to `address`, which is what `option` says.
-    pub async fn connect(option: &str, address: SocketAddr, connections: usize) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .internal("reading the gRPC address")?
-            .timeout(CALL_DEADLINE)
-            .connect_timeout(CONNECT_DEADLINE)
-            .tcp_nodelay(true);
-        let mut channels = Vec::with_capacity(connections);
+    /// Opens `connections` connections to each of `addresses`, which are what `option` says.
+    pub async fn connect(
+        option: &str,
+        addresses: &[SocketAddr],
+        connections: usize,
+    ) -> Result<Self> {
+        let instances = addresses.len();
+        let mut channels = Vec::with_capacity(instances * connections);
         for _ in 0..connections {
-            let channel = endpoint.connect().await;
-            let failed = |error| Error::wrap(format!("connecting to {option}"), error);
-            channels.push(channel.map_err(failed)?);
+            for address in addresses {
+                let channel = endpoint(*address)?.connect().await;
+                let doing = format!("connecting to {option} {address}");
+                channels.push(channel.map_err(|error| Error::wrap(doing, error))?);
+            }
         }
-        Ok(Self { channels })
+        Ok(Self {
+            channels,
+            instances,
+        })
     }
 
-    /// The calls of `LogicExt`; callers with different numbers use different connections.
+    /// How many instances there are.
+    pub fn instances(&self) -> usize {
+        self.instances
+    }
+
+    /// The calls of `LogicExt`; callers with different numbers use different connections, and
+    /// those of all instances in turn.
     pub fn logic(&self, number: usize) -> LogicExtClient<Channel> {
         LogicExtClient::new(self.channel(number))
     }
@@ -62,6 +75,15 @@ impl Grpc {
     fn channel(&self, number: usize) -> Channel {
         self.channels[number % self.channels.len()].clone()
     }
+}
+
+fn endpoint(address: SocketAddr) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    Ok(endpoint
+        .internal("reading the gRPC address")?
+        .timeout(CALL_DEADLINE)
+        .connect_timeout(CONNECT_DEADLINE)
+        .tcp_nodelay(true))
 }
 
 /// What a call of `account` carries as metadata.

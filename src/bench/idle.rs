@@ -12,7 +12,7 @@ use super::{
     device::Content,
     drive::{self, Plan},
     fleet::Fleet,
-    probe::Usage,
+    probe::Reading,
     progress::Progress,
     report::{Report, round},
     stamp::CONTENT_BYTES_MIN,
@@ -58,7 +58,7 @@ pub async fn run(bench: &Bench, options: &Idle) -> Result<Outcome> {
 
     let mut report = Report::new("idle");
     report.figure("devices", devices);
-    memory(&mut report, before, &readings, devices);
+    memory(&mut report, &before, &readings, devices);
     report.figure("heartbeats", get(&fleet.tally.heartbeats));
     report.figure("heartbeats_answered", get(&fleet.tally.heartbeats_answered));
     report.figure("connections_lost", get(&fleet.tally.connections_lost));
@@ -85,17 +85,12 @@ fn plan(devices: u32) -> Plan {
     }
 }
 
-fn memory(
-    report: &mut Report,
-    before: Option<Usage>,
-    readings: &[(&str, Option<Usage>)],
-    devices: u32,
-) {
-    let Some(before) = before else { return };
-    report.memory("server_memory_before_mib", before);
-    for (when, usage) in readings {
-        let Some(usage) = usage else { continue };
-        report.memory(&format!("server_memory_{when}_mib"), *usage);
+fn memory(report: &mut Report, before: &Reading, readings: &[(&str, Reading)], devices: u32) {
+    report.memory("before", before);
+    let Some(before) = before.sum() else { return };
+    for (when, reading) in readings {
+        report.memory(when, reading);
+        let Some(usage) = reading.sum() else { continue };
         let each = (usage.resident_bytes - before.resident_bytes) / f64::from(devices);
         report.figure(format!("connection_{when}_kib"), round(each / 1024.0));
     }

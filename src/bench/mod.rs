@@ -4,7 +4,8 @@
 //! carries a stamp, every receiver checks what it is given (`check`), and a run in which a message
 //! was lost, doubled, skipped or out of order fails. Every wait has a deadline: the tool never
 //! hangs on a server that does. It shares the machine with the server, so one connection is one
-//! task without buffers of its own, and nothing is spawned per message.
+//! task without buffers of its own, and nothing is spawned per message. A server may be several
+//! instances over one database: devices and callers are spread over them, the checks are the same.
 //!
 //! - scenarios: `chat`, `idle`, `sync` (with `fill` and `pull`), `storm`, `fanout`; `background`
 //!   beside them
@@ -50,7 +51,7 @@ use self::{
     check::Verdict,
     client::Target,
     grpc::Grpc,
-    probe::Probe,
+    probe::{Probe, Source},
     report::Report,
     tally::{Tally, get},
 };
@@ -79,12 +80,7 @@ pub async fn run(args: Args) -> Result<()> {
 async fn measure(common: Common, scenario: &Scenario) -> Result<()> {
     let json = common.json;
     let bench = Bench::new(common).await?;
-    if bench.probe.read().await.is_none() {
-        eprintln!(
-            "the server's CPU time and memory cannot be read: {:?}",
-            bench.probe
-        );
-    }
+    bench.warn_of_probe().await;
     let outcome = match scenario {
         Scenario::Chat(options) => chat::run(&bench, options).await,
         Scenario::Idle(options) => idle::run(&bench, options).await,
@@ -118,23 +114,39 @@ struct Bench {
 
 impl Bench {
     async fn new(common: Common) -> Result<Self> {
-        let (name, address) = match common.transport {
-            Transport::Tcp => ("--tcp", &common.tcp),
-            Transport::Ws => ("--http", &common.http),
+        let transport = common.transport;
+        let addresses = match transport {
+            Transport::Tcp => &common.tcp,
+            Transport::Ws => &common.http,
         };
-        let target = Target::new(common.transport, resolve(name, address).await?);
+        let addresses = resolve(transport.option(), addresses).await?;
         let grpc = resolve("--grpc", &common.grpc).await?;
-        let probe = match common.server_pid {
-            Some(pid) => Probe::Process(pid),
-            None => Probe::Metrics(resolve("--metrics", &common.metrics).await?),
+        let servers: Vec<Source> = match common.server_pid.as_slice() {
+            [] => {
+                let metrics = resolve("--metrics", &common.metrics).await?;
+                metrics.into_iter().map(Source::Metrics).collect()
+            }
+            pids => pids.iter().copied().map(Source::Process).collect(),
         };
         Ok(Self {
             tasks: Tasks::default(),
-            grpc: Grpc::connect("--grpc", grpc, common.grpc_connections.into()).await?,
-            target: Arc::new(target),
-            probe,
+            grpc: Grpc::connect("--grpc", &grpc, common.grpc_connections.into()).await?,
+            target: Arc::new(Target::new(transport, &addresses)),
+            probe: Probe::new(servers, common.pids.clone()),
             common,
         })
+    }
+
+    /// Says what of the processes cannot be read, and that not all are.
+    async fn warn_of_probe(&self) {
+        let reading = self.probe.read().await;
+        for what in self.probe.unreadable(&reading) {
+            eprintln!("CPU time and memory cannot be read: {what}");
+        }
+        let (read, instances) = (reading.servers.len(), self.grpc.instances());
+        if read < instances {
+            eprintln!("CPU time and memory are those of {read} of {instances} instances");
+        }
     }
 
     /// Refuses a run that would fail half-way for want of file descriptors.
@@ -158,13 +170,17 @@ fn open_files_max(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-async fn resolve(option: &str, address: &str) -> Result<SocketAddr> {
-    let mut found = lookup_host(address)
-        .await
-        .map_err(|error| Error::bad_request(option, format!("{address}: {error}")))?;
-    found
-        .next()
-        .ok_or_else(|| Error::bad_request(option, format!("{address}: no such host")))
+/// One address for each of `hosts`, in their order.
+async fn resolve(option: &str, hosts: &[String]) -> Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::with_capacity(hosts.len());
+    for host in hosts {
+        let refused = |why: String| Error::bad_request(option, format!("{host}: {why}"));
+        let found = lookup_host(host).await;
+        let mut found = found.map_err(|error| refused(error.to_string()))?;
+        let address = found.next();
+        addresses.push(address.ok_or_else(|| refused("no such host".to_owned()))?);
+    }
+    Ok(addresses)
 }
 
 /// What a scenario found, and what of it must not be.

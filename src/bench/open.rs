@@ -55,7 +55,7 @@ pub struct Opened {
     pub failures: Failures,
 }
 
-/// Opens one connection per account, in their order; `None` where it failed.
+/// Opens one connection per account, in their order, spread over the instances in their order; `None` where it failed.
 pub async fn open_all(
     bench: &Bench,
     accounts: &Arc<[Account]>,
@@ -113,7 +113,7 @@ impl Opener {
             };
             self.wait_turn(number).await;
             let begun = Instant::now();
-            match self.open(account).await {
+            match self.open(number, account).await {
                 Ok(connection) => {
                     self.opened.latency.record(number as u32, begun.elapsed());
                     connections.push((number, connection));
@@ -135,9 +135,9 @@ impl Opener {
     }
 
     /// What the server refuses for good is not tried again.
-    async fn open(&self, account: &Account) -> Result<Connection, Failure> {
+    async fn open(&self, number: usize, account: &Account) -> Result<Connection, Failure> {
         for attempt in 1..self.opening.attempts {
-            match Connection::open(&self.target, account).await {
+            match Connection::open(&self.target, number, account).await {
                 Ok(connection) => return Ok(connection),
                 Err(failure) if failure.code().is_some() && !accounts::is_busy(&failure) => {
                     return Err(failure);
@@ -145,6 +145,6 @@ impl Opener {
                 Err(_) => sleep(BACKOFF * attempt).await,
             }
         }
-        Connection::open(&self.target, account).await
+        Connection::open(&self.target, number, account).await
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     check::Verdict,
-    probe::Usage,
+    probe::{Reading, Usage, cpu_each_us},
     stats::{Failures, Summary},
 };
 
@@ -61,17 +61,16 @@ impl Report {
         }
     }
 
-    /// Adds the server's CPU time between two readings, per operation, and its memory.
-    pub fn server(&mut self, before: Option<Usage>, after: Option<Usage>, operations: u64) {
-        let (Some(before), Some(after)) = (before, after) else {
-            return;
-        };
-        self.figure("server_cpu_s", round(after.cpu_s - before.cpu_s));
-        if let Some(us) = after.cpu_each_us(before, operations) {
-            self.figure("server_cpu_per_operation_us", round(us));
+    /// Adds the CPU time between two readings, per operation, and the servers' memory.
+    pub fn server(&mut self, before: &Reading, after: &Reading, operations: u64) {
+        for (name, cpu_s) in after.spent_since(before).iter() {
+            self.figure(format!("{name}_cpu_s"), round(cpu_s));
+            if let Some(us) = cpu_each_us(cpu_s, operations) {
+                self.figure(format!("{name}_cpu_per_operation_us"), round(us));
+            }
         }
-        self.memory("server_memory_before_mib", before);
-        self.memory("server_memory_after_mib", after);
+        self.memory("before", before);
+        self.memory("after", after);
     }
 
     /// Adds the CPU time this tool used between two readings.
@@ -81,9 +80,12 @@ impl Report {
         }
     }
 
-    /// Adds one reading of the server's memory.
-    pub fn memory(&mut self, name: &str, usage: Usage) {
-        self.figure(name, round(usage.resident_bytes / (1024.0 * 1024.0)));
+    /// Adds one reading of the servers' memory.
+    pub fn memory(&mut self, when: &str, reading: &Reading) {
+        for (name, Usage { resident_bytes, .. }) in reading.servers() {
+            let mib = round(resident_bytes / (1024.0 * 1024.0));
+            self.figure(format!("{name}_memory_{when}_mib"), mib);
+        }
     }
 
     /// The report as people read it.
@@ -167,13 +169,14 @@ mod tests {
                 ..Summary::default()
             },
         );
-        let usage = |cpu_s| {
-            Some(Usage {
+        let reading = |cpu_s| Reading {
+            servers: vec![Some(Usage {
                 cpu_s,
                 resident_bytes: 1024.0 * 1024.0,
-            })
+            })],
+            others: vec![("redis".to_owned(), Some(cpu_s))],
         };
-        report.server(usage(1.0), usage(1.5), 1000);
+        report.server(&reading(1.0), &reading(1.5), 1000);
         let failures = Failures::default();
         failures.count("answered 10003", &"slow down");
         report.failures(&failures);
@@ -183,6 +186,8 @@ mod tests {
         assert_eq!(json["lost"], 3);
         assert_eq!(json["latency"]["delivered"]["count"], 5);
         assert_eq!(json["server_cpu_per_operation_us"], 500.0);
+        assert_eq!(json["redis_cpu_s"], 0.5);
+        assert_eq!(json["server_memory_after_mib"], 1.0);
         assert_eq!(json["failures"][0]["count"], 1);
         let table = report.table();
         for part in ["rate_per_s", "1234.568", "p99.9", "delivered", "slow down"] {

@@ -63,7 +63,7 @@ pub async fn run(bench: &Bench, options: &Storm) -> Result<Outcome> {
     report.figure("sign_ins", signed_in);
     report.figure("sign_ins_per_s", round(signed_in as f64 / seconds));
     report.figure("sign_ins_failed", opened.failures.total());
-    report.server(before, after, signed_in);
+    report.server(&before, &after, signed_in);
     report.tool(own_before, own_after);
     report.latency("sign_in", opened.latency.summary());
     report.failures(&opened.failures);

@@ -55,7 +55,7 @@ pub async fn run(bench: &Bench, options: &Sync) -> Result<Outcome> {
     );
     let verdict = verdict(&fill, &pulled.inboxes);
     report.verdict("", &verdict);
-    report.server(before, after, pulled.messages);
+    report.server(&before, &after, pulled.messages);
     report.tool(own_before, own_after);
     report.latency("page", pulled.pages.summary());
     report.latency("device", pulled.devices.summary());

@@ -23,7 +23,7 @@ use crate::{
         check::Verdict,
         client::{Connection, Target},
         open::{Opened, Opening, open_all},
-        probe::{Probe, Usage, own_usage},
+        probe::{Probe, Reading, Spent, Usage, cpu_each_us, own_usage},
         progress::Progress,
         stats::Summary,
         tally::{Stage, Tally, get},
@@ -58,8 +58,8 @@ pub struct Measured {
     pub sends: u64,
     /// Messages given to devices.
     pub deliveries: u64,
-    /// The server, before and after.
-    pub server: (Option<Usage>, Option<Usage>),
+    /// The servers, before and after.
+    pub server: (Reading, Reading),
     /// This tool, before and after.
     pub tool: (Option<Usage>, Option<Usage>),
     /// From the send to the answer.
@@ -71,10 +71,14 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The server's CPU time for each of `operations`, in microseconds.
+    /// The CPU time that was used.
+    pub fn spent(&self) -> Spent {
+        self.server.1.spent_since(&self.server.0)
+    }
+
+    /// The servers' CPU time for each of `operations`, in microseconds.
     pub fn cpu_each_us(&self, operations: u64) -> Option<f64> {
-        let (before, after) = self.server;
-        after?.cpu_each_us(before?, operations)
+        cpu_each_us(self.spent().servers_s()?, operations)
     }
 }
 
@@ -162,7 +166,7 @@ impl Crowd {
     }
 
     /// Sends everything over `paths`, one for each sender, and waits until it has arrived.
-    pub async fn send(&self, paths: Vec<Path>, server: Probe) -> Result<Measured> {
+    pub async fn send(&self, paths: Vec<Path>, server: &Probe) -> Result<Measured> {
         let shared = Arc::clone(&self.shared);
         let progress = Progress::show(&self.bench.tasks, move || shared.progress());
         let sender = |(index, path)| Sender::new(index as u32, path, &self.shared, self.habit);

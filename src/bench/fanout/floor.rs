@@ -26,8 +26,13 @@ use super::{
 };
 use crate::{
     bench::{
-        Bench, accounts::Account, args::Transport, check::Verdict, client::Target,
-        failure::Failure, probe::Probe,
+        Bench,
+        accounts::Account,
+        args::Transport,
+        check::Verdict,
+        client::Target,
+        failure::Failure,
+        probe::{Probe, Source},
     },
     error::{Error, Result, ResultExt as _},
     pb::{self, MessageStatus, MessageType, Output, PackageType, SenderType},
@@ -114,7 +119,7 @@ pub async fn measure(
     let port = port.map_err(|_| Error::internal(DOING))?.internal(DOING)?;
     control.write_u32(options.online).await.internal(DOING)?;
 
-    let target = Target::new(Transport::Tcp, (Ipv4Addr::LOCALHOST, port).into());
+    let target = Target::new(Transport::Tcp, &[(Ipv4Addr::LOCALHOST, port).into()]);
     let floor = Bench {
         target: Arc::new(target),
         ..bench.clone()
@@ -132,8 +137,8 @@ pub async fn measure(
         control: Mutex::new((control, 0)),
     });
     let paths = (0..options.senders).map(|_| Path::Feeder(Arc::clone(&feeder)));
-    let probe = Probe::Process(process.0.id());
-    let measured = crowd.send(paths.collect(), probe).await?;
+    let probe = Probe::new(vec![Source::Process(process.0.id())], Vec::new());
+    let measured = crowd.send(paths.collect(), &probe).await?;
     Ok((measured, crowd.verdict()))
 }
 

@@ -37,6 +37,7 @@ use super::{
     check::Verdict,
     client::Target,
     grpc::{self, Grpc},
+    probe::{SERVERS, cpu_each_us},
     report::{Report, round},
     resolve,
     tally::get,
@@ -73,7 +74,7 @@ pub async fn run(bench: &Bench, options: &Fanout) -> Result<Outcome> {
     };
     let crowd = Crowd::gather(bench, options, plan, connections).await?;
     let paths = paths(bench, options, &crowd, &accounts).await?;
-    let measured = crowd.send(paths, bench.probe).await?;
+    let measured = crowd.send(paths, &bench.probe).await?;
     let verdict = crowd.verdict();
 
     tell(&mut report, &crowd, &measured, &verdict);
@@ -123,8 +124,8 @@ async fn websocket(bench: &Bench, options: &Fanout) -> Result<Arc<Target>> {
     if options.websocket == 0 {
         return Ok(Arc::clone(&bench.target));
     }
-    let address = resolve("--http", &bench.common.http).await?;
-    Ok(Arc::new(Target::new(Transport::Ws, address)))
+    let addresses = resolve("--http", &bench.common.http).await?;
+    Ok(Arc::new(Target::new(Transport::Ws, &addresses)))
 }
 
 /// One path for each sender.
@@ -149,9 +150,9 @@ async fn paths(
         };
         return senders.map(path).collect();
     }
-    let address = resolve("--internal", &options.internal).await?;
+    let addresses = resolve("--internal", &options.internal).await?;
     let connections = bench.common.grpc_connections.into();
-    let internal = Grpc::connect("--internal", address, connections).await?;
+    let internal = Grpc::connect("--internal", &addresses, connections).await?;
     let path = |number: usize| {
         Ok(Path::Internal {
             client: Box::new(internal.internal(number)),
@@ -173,7 +174,7 @@ fn tell(report: &mut Report, crowd: &Crowd, measured: &Measured, verdict: &Verdi
     report.figure("echoes", get(&shared.echoes));
     report.verdict("", verdict);
     // What one operation costs is told by `rates`.
-    report.server(measured.server.0, measured.server.1, 0);
+    report.server(&measured.server.0, &measured.server.1, 0);
     report.tool(measured.tool.0, measured.tool.1);
     report.latency("acknowledged", measured.acknowledged);
     report.latency("delivered", measured.delivered);
@@ -198,6 +199,15 @@ fn rates(report: &mut Report, prefix: &str, measured: &Measured) {
     ] {
         if let Some(us) = us {
             report.figure(format!("{prefix}{name}"), round(us));
+        }
+    }
+    // All servers together were told; beside them stand each of several, and the others.
+    let spent = measured.spent();
+    for (name, cpu_s) in spent.iter().filter(|(name, _)| *name != SERVERS) {
+        for (what, operations) in [("send", sends), ("delivery", deliveries)] {
+            if let Some(us) = cpu_each_us(cpu_s, operations) {
+                report.figure(format!("{prefix}{name}_cpu_per_{what}_us"), round(us));
+            }
         }
     }
 }

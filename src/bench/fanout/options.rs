@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::{ArgAction, ValueEnum, value_parser};
 
 use crate::{
-    bench::args::{CONTENT_MAX, CONTENT_MIN, DEVICES_MAX},
+    bench::args::{ADDRESSES, CONTENT_MAX, CONTENT_MIN, DEVICES_MAX},
     error::{Error, Result},
     pb,
 };
@@ -63,8 +63,8 @@ pub struct Fanout {
     #[arg(long, action = ArgAction::SetTrue)]
     pub floor: bool,
     /// The server's internal listener, for --via internal
-    #[arg(long, default_value = "127.0.0.1:50000", value_name = "HOST:PORT")]
-    pub internal: String,
+    #[arg(long, default_value = "127.0.0.1:50000", value_delimiter = ',', value_name = ADDRESSES)]
+    pub internal: Vec<String>,
     /// The server's internal.token, where it has one
     #[arg(
         long,

@@ -148,7 +148,7 @@ async fn write(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
 /// Starts the server and connects everybody to it.
 async fn connect(tasks: &Tasks, fault: Fault) -> Vec<Connection> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let target = Target::new(Transport::Tcp, listener.local_addr().unwrap());
+    let target = Target::new(Transport::Tcp, &[listener.local_addr().unwrap()]);
     let outlets = Outlets::default();
     let mut connections = Vec::new();
     for number in 0..MEMBERS {
@@ -165,7 +165,7 @@ async fn connect(tasks: &Tasks, fault: Fault) -> Vec<Connection> {
             tasks.spawn(write(writing, frames));
             tasks.spawn(serve(read, number, Arc::clone(&outlets), fault));
         };
-        let (connection, ()) = tokio::join!(Connection::open(&target, &account), accept);
+        let (connection, ()) = tokio::join!(Connection::open(&target, 0, &account), accept);
         connections.push(connection.unwrap());
     }
     connections
