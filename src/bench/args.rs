@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Subcommand, ValueEnum, value_parser};
 
-use super::{fanout, probe::Named, stamp::CONTENT_BYTES_MIN};
+use super::{bridge::Bridge, fanout, probe::Named, stamp::CONTENT_BYTES_MIN};
 use crate::limits;
 
 /// Most connections one run opens; the limit of open files usually comes first.
@@ -162,6 +162,8 @@ pub enum Scenario {
     Storm(Storm),
     /// Messages to a group or a room, each given to all who are online
     Fanout(fanout::Fanout),
+    /// One-to-one messages to users on the same instance and on other ones, beside each other
+    Bridge(Bridge),
 }
 
 /// Options of `chat`.
@@ -274,7 +276,8 @@ pub fn even(devices: u32) -> u32 {
     devices.next_multiple_of(2)
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Parses a number of seconds.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     const LONGEST_S: f64 = 7.0 * 24.0 * 3600.0;
     match text.parse::<f64>() {
         Ok(s) if (0.0..=LONGEST_S).contains(&s) => Ok(Duration::from_secs_f64(s)),
@@ -323,7 +326,7 @@ mod tests {
         let common = parse("bench chat").unwrap().common;
         assert_eq!(common.tcp, ["127.0.0.1:8080"]);
         assert!(common.server_pid.is_empty() && common.pids.is_empty());
-        let line = "bench idle --tcp a:1,b:2 --grpc a:3 --grpc b:4 --server-pid 5,6 --pid redis=7 --pid mariadbd=8";
+        let line = "bench bridge --tcp a:1,b:2 --grpc a:3 --grpc b:4 --server-pid 5,6 --pid redis=7 --pid mariadbd=8";
         let common = parse(line).unwrap().common;
         assert_eq!(common.tcp, ["a:1", "b:2"]);
         assert_eq!(common.grpc, ["a:3", "b:4"]);
@@ -344,6 +347,7 @@ mod tests {
             "bench idle --devices 0",
             "bench idle --transport udp",
             "bench fanout",
+            "bench bridge --rounds 0",
             "bench chat --pid 7",
             "bench chat --server-pid x",
         ] {

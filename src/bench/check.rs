@@ -180,6 +180,20 @@ impl Verdict {
             .sum::<u64>();
     }
 
+    /// Adds what was found of other devices.
+    pub fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.failed += other.failed;
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.unverified += other.unverified;
+        self.duplicates += other.duplicates;
+        self.gaps += other.gaps;
+        self.disorder += other.disorder;
+        self.misdelivered += other.misdelivered;
+        self.foreign += other.foreign;
+    }
+
     /// What broke a promise, in words; `None` when nothing did.
     pub fn complaint(&self) -> Option<String> {
         let found = [

@@ -7,7 +7,10 @@ use std::{
     mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,7 +49,7 @@ const SOURCES: u32 = 100;
 #[derive(Debug)]
 pub struct Target {
     transport: Transport,
-    instances: Vec<Instance>,
+    instances: Vec<Arc<Instance>>,
 }
 
 /// One instance's listener.
@@ -59,13 +62,35 @@ struct Instance {
 impl Target {
     /// Connections to `addresses`, at least one, over `transport`.
     pub fn new(transport: Transport, addresses: &[SocketAddr]) -> Self {
-        let instance = |&address: &SocketAddr| Instance {
-            address,
-            opened: AtomicU32::new(0),
+        let instance = |&address: &SocketAddr| {
+            Arc::new(Instance {
+                address,
+                opened: AtomicU32::new(0),
+            })
         };
         Self {
             transport,
             instances: addresses.iter().map(instance).collect(),
+        }
+    }
+
+    /// All devices at the first instance.
+    pub fn first(&self) -> Self {
+        self.with(self.instances.iter().take(1))
+    }
+
+    /// The devices with even numbers at the first instance, the others spread over all others;
+    /// `None` where there are none.
+    pub fn apart(&self) -> Option<Self> {
+        let (first, others) = self.instances.split_first()?;
+        let pairs = others.iter().flat_map(|other| [first, other]);
+        (!others.is_empty()).then(|| self.with(pairs))
+    }
+
+    fn with<'a>(&self, instances: impl Iterator<Item = &'a Arc<Instance>>) -> Self {
+        Self {
+            transport: self.transport,
+            instances: instances.cloned().collect(),
         }
     }
 
@@ -289,6 +314,9 @@ mod tests {
             (0..6).map(port).collect()
         };
         assert_eq!(ports(&target), [1, 2, 3, 1, 2, 3]);
+        assert_eq!(ports(&target.first()), [1; 6]);
+        assert_eq!(ports(&target.apart().unwrap()), [1, 2, 1, 3, 1, 2]);
+        assert!(target.first().apart().is_none());
     }
 
     #[test]

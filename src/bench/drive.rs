@@ -137,12 +137,12 @@ async fn pace(fleet: &Fleet, plan: &Plan, schedule: &Schedule) {
     let end = clock.moment(schedule.end_ns);
     let mut failures_seen = fleet.tally.failures.total();
     fleet.answered.add_permits(plan.in_flight as usize);
-    let mut devices = fleet.devices.iter().cycle();
+    let mut devices = fleet.senders.iter().cycle();
     while let Some(due_ns) = schedule.due().await {
         let Ok(Ok(permit)) = timeout_at(end, fleet.answered.acquire()).await else {
             break;
         };
-        let all = fleet.devices.len();
+        let all = fleet.senders.len();
         let Some(device) = devices
             .by_ref()
             .take(all)
@@ -185,7 +185,7 @@ async fn call(bench: &Bench, fleet: &Fleet, plan: &Plan, schedule: &Arc<Schedule
         let worker = Caller {
             number,
             grpc: bench.grpc.clone(),
-            senders: senders(&fleet.devices, number, plan.in_flight as usize)?,
+            senders: senders(&fleet.senders, number, plan.in_flight as usize)?,
         };
         let schedule = Arc::clone(schedule);
         workers.push(

@@ -29,6 +29,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub struct Fleet {
     /// The devices, by their index.
     pub devices: Vec<Arc<Device>>,
+    /// Those of them that send.
+    pub senders: Vec<Arc<Device>>,
     /// What they count.
     pub tally: Arc<Tally>,
     /// One permit per send over a connection that was answered.
@@ -61,12 +63,19 @@ impl Fleet {
             devices.push(device);
         }
         Ok(Self {
+            senders: devices.clone(),
             devices,
             tally,
             answered,
             stop_sending: CancellationToken::new(),
             grace: bench.common.grace,
         })
+    }
+
+    /// The device 2n sends to the device 2n + 1, which is silent.
+    pub fn one_way(mut self) -> Self {
+        self.senders = self.devices.iter().step_by(2).cloned().collect();
+        self
     }
 
     /// Waits until every acknowledged message has arrived, at most the time of grace.

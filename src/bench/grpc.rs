@@ -56,6 +56,15 @@ impl Grpc {
         self.instances
     }
 
+    /// The connections to the first instance only.
+    pub fn first(&self) -> Self {
+        let channels = self.channels.iter().step_by(self.instances);
+        Self {
+            channels: channels.cloned().collect(),
+            instances: 1,
+        }
+    }
+
     /// The calls of `LogicExt`; callers with different numbers use different connections, and
     /// those of all instances in turn.
     pub fn logic(&self, number: usize) -> LogicExtClient<Channel> {

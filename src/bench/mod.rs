@@ -7,8 +7,8 @@
 //! task without buffers of its own, and nothing is spawned per message. A server may be several
 //! instances over one database: devices and callers are spread over them, the checks are the same.
 //!
-//! - scenarios: `chat`, `idle`, `sync` (with `fill` and `pull`), `storm`, `fanout`; `background`
-//!   beside them
+//! - scenarios: `chat`, `idle`, `sync` (with `fill` and `pull`), `storm`, `fanout`, `bridge`;
+//!   `background` beside them
 //! - devices: `accounts` makes them, `open` connects them, `device` and `fleet` keep them online,
 //!   `drive` makes them send
 //! - the wire: `client`, `websocket`, `grpc`, `stamp`, `failure`
@@ -17,6 +17,7 @@
 mod accounts;
 mod args;
 mod background;
+mod bridge;
 mod chat;
 mod check;
 mod client;
@@ -87,6 +88,7 @@ async fn measure(common: Common, scenario: &Scenario) -> Result<()> {
         Scenario::Sync(options) => sync::run(&bench, options).await,
         Scenario::Storm(options) => storm::run(&bench, options).await,
         Scenario::Fanout(options) => fanout::run(&bench, options).await,
+        Scenario::Bridge(options) => bridge::run(&bench, options).await,
     };
     bench.tasks.stop().cancel();
     // What does not end by then ends with the process.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     check::Verdict,
-    probe::{Reading, Usage, cpu_each_us},
+    probe::{Reading, Spent, Usage, cpu_each_us},
     stats::{Failures, Summary},
 };
 
@@ -63,14 +63,19 @@ impl Report {
 
     /// Adds the CPU time between two readings, per operation, and the servers' memory.
     pub fn server(&mut self, before: &Reading, after: &Reading, operations: u64) {
-        for (name, cpu_s) in after.spent_since(before).iter() {
-            self.figure(format!("{name}_cpu_s"), round(cpu_s));
-            if let Some(us) = cpu_each_us(cpu_s, operations) {
-                self.figure(format!("{name}_cpu_per_operation_us"), round(us));
-            }
-        }
+        self.spent("", "operation", &after.spent_since(before), operations);
         self.memory("before", before);
         self.memory("after", after);
+    }
+
+    /// Adds CPU time, whole and for each of `operations`, which are `what`; names after `prefix`.
+    pub fn spent(&mut self, prefix: &str, what: &str, spent: &Spent, operations: u64) {
+        for (name, cpu_s) in spent.iter() {
+            self.figure(format!("{prefix}{name}_cpu_s"), round(cpu_s));
+            if let Some(us) = cpu_each_us(cpu_s, operations) {
+                self.figure(format!("{prefix}{name}_cpu_per_{what}_us"), round(us));
+            }
+        }
     }
 
     /// Adds the CPU time this tool used between two readings.

@@ -184,6 +184,16 @@ impl Reading {
 pub struct Spent(Vec<(String, f64)>);
 
 impl Spent {
+    /// Adds what was used at another time.
+    pub fn add(&mut self, other: Self) {
+        for (name, cpu_s) in other.0 {
+            match self.0.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += cpu_s,
+                None => self.0.push((name, cpu_s)),
+            }
+        }
+    }
+
     /// What all servers together used.
     pub fn servers_s(&self) -> Option<f64> {
         let servers = self.0.iter().find(|(name, _)| name == SERVERS);
@@ -293,6 +303,9 @@ mod tests {
         ];
         assert_eq!(spent.iter().collect::<Vec<_>>(), wanted);
         assert_eq!(spent.servers_s(), Some(3.0));
+        let mut twice = spent.clone();
+        twice.add(spent);
+        assert_eq!(twice.servers_s(), Some(6.0));
         // One instance is the server.
         let spent = reading(&[4.0], 1.5).spent_since(&reading(&[3.0], 1.0));
         assert_eq!(
