@@ -1,6 +1,11 @@
 //! The program as an operator runs it: its commands and their exit codes.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    sync::Arc,
+};
+
+use test_servers::{Database, Engine};
 
 use crate::support::{
     Process, Transport,
@@ -60,7 +65,7 @@ async fn migrations_run_by_themselves_and_twice_is_once() {
 }
 
 #[test]
-fn migrate_makes_a_database_where_there_is_none() {
+fn migrate_makes_a_sqlite_file_where_there_is_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(command(folder.path(), &base_environment(folder.path())).arg("migrate"));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -80,7 +85,7 @@ async fn healthcheck_tells_by_its_exit_code() {
 
 #[tokio::test]
 async fn a_second_process_on_the_same_sqlite_file_is_refused() {
-    let server = Process::start().await;
+    let server = Process::on(Arc::new(Database::of(Engine::Sqlite).await), &[]).await;
     let mut environment = base_environment(std::path::Path::new("/nowhere"));
     environment.insert("IM_DATABASE__URL".into(), server.database_url());
     let folder = tempfile::tempdir().expect("a folder");
@@ -100,7 +105,7 @@ async fn a_second_process_on_the_same_sqlite_file_is_refused() {
 
 /// What means something in a URL means nothing in the path of a file.
 #[tokio::test]
-async fn a_database_with_an_odd_name_is_one_database() {
+async fn a_sqlite_file_with_an_odd_name_is_one_database() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("a%20b #1.db");
     let url = format!("sqlite://{}", file.display());
@@ -142,8 +147,10 @@ async fn an_address_in_use_is_refused_by_key_and_address() {
 #[tokio::test]
 async fn the_start_tells_what_it_runs_on() {
     let server = Process::start().await;
+    let name = server.database_url();
+    let name = name.rsplit('/').next().expect("a URL ends in a name");
     server
-        .logged("the database", |line| line.contains("im.db"))
+        .logged("the database", |line| line.contains(name))
         .await;
     server
         .logged("the warning", |line| {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use test_servers::Database;
 
 use super::{
     Api,
@@ -28,6 +29,8 @@ pub struct Process {
     child: Child,
     log: Log,
     api: Api,
+    /// Dropped after the process. Instances of a cluster share one.
+    database: Arc<Database>,
 }
 
 /// What a process has written so far, stdout and stderr together.
@@ -42,8 +45,14 @@ impl Process {
 
     /// Starts the binary with `IM_…` variables besides those that keep tests apart.
     pub async fn with(variables: &[(&str, &str)]) -> Self {
+        Self::on(Arc::new(Database::fresh().await), variables).await
+    }
+
+    /// Starts the binary on a database that others may use too, unless `variables` name another.
+    pub async fn on(database: Arc<Database>, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut environment = base_environment(folder.path());
+        environment.insert("IM_DATABASE__URL".into(), database.url().into());
         for (key, value) in variables {
             environment.insert((*key).into(), (*value).into());
         }
@@ -58,6 +67,7 @@ impl Process {
             child,
             log,
             api: Api::new(addresses),
+            database,
         }
     }
 
@@ -95,6 +105,11 @@ impl Process {
     /// The URL of its database.
     pub fn database_url(&self) -> String {
         self.environment["IM_DATABASE__URL"].clone()
+    }
+
+    /// Its database, unless it was started with the URL of another.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Runs another command of the binary with the same configuration.
@@ -141,7 +156,7 @@ impl Drop for Process {
     }
 }
 
-/// The variables that keep a test's server apart from all others.
+/// The variables that keep a test's server apart from all others, with a SQLite file in `folder`.
 pub fn base_environment(folder: &Path) -> HashMap<String, String> {
     let mut environment = HashMap::from([
         (

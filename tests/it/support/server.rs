@@ -1,5 +1,6 @@
 //! The real server inside the test's process, with a folder, a database and ports of its own. It
 //! runs in a runtime of its own, so that a busy test does not slow it and its end does not wait.
+//! `IM_TEST_DATABASE` says on which engine.
 
 use std::{
     ops::Deref,
@@ -18,6 +19,7 @@ use im::{
     config::Config,
 };
 use tempfile::TempDir;
+use test_servers::Database;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +35,8 @@ pub struct Server {
     running: Option<Running>,
     config: Config,
     clock: Arc<dyn Clock>,
-    /// Dropped last, so that nobody writes to it any more.
+    /// Dropped last, so that nobody writes to it any more. Instances of a cluster share one.
+    database: Arc<Database>,
     _folder: TempDir,
 }
 
@@ -57,6 +60,21 @@ impl Server {
 
     /// Starts a server that reads the time from `clock`.
     pub async fn with_clock(clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
+        let database = Arc::new(Database::fresh().await);
+        let url = database.url().to_owned();
+        Self::on(database, clock, |config| {
+            config.database.url = url;
+            change(config);
+        })
+        .await
+    }
+
+    /// Starts a server on a database that others may use too. `change` sets its URL.
+    pub async fn on(
+        database: Arc<Database>,
+        clock: Arc<dyn Clock>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = default_config(folder.path());
         change(&mut config);
@@ -66,6 +84,7 @@ impl Server {
             running: Some(running),
             config,
             clock,
+            database,
             _folder: folder,
         }
     }
@@ -73,6 +92,11 @@ impl Server {
     /// The way to it, for a task of its own.
     pub fn clone_api(&self) -> Api {
         self.api.clone()
+    }
+
+    /// Its database.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Asks it to drain, and waits until it has.
@@ -110,7 +134,7 @@ impl Drop for Running {
     }
 }
 
-/// The repository's `im.toml`, on free ports of the loopback and with its data in `folder`.
+/// The repository's `im.toml`, on free ports of the loopback and with its files in `folder`.
 fn default_config(folder: &Path) -> Config {
     let mut config: Config = Figment::from(Toml::string(include_str!("../../../im.toml")))
         .extract()
@@ -121,7 +145,6 @@ fn default_config(folder: &Path) -> Config {
     config.listen.grpc = free;
     config.listen.internal = free;
     config.listen.metrics = free;
-    config.database.url = format!("sqlite://{}/im.db", folder.display());
     config.files.storage = folder.join("files").display().to_string();
     config.sign_in.test_code = TEST_CODE.into();
     config
