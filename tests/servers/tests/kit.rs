@@ -1,6 +1,11 @@
 //! The kit itself: servers start, are shared, end and come back, and the relay does what it says.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 use std::{
     net::SocketAddr,
