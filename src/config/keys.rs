@@ -5,10 +5,13 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
-use figment::value::Value;
+use figment::{
+    providers::{Format, Toml},
+    value::{Dict, Value},
+};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
-use super::url;
+use super::{networks::Network, url};
 
 /// One key.
 pub(super) struct Key {
@@ -21,6 +24,8 @@ pub(super) struct Key {
 pub(super) enum Rule {
     /// `ip:port`.
     Address,
+    /// A list of IP addresses and networks.
+    Networks,
     /// A whole number from 1 on.
     Positive,
     /// `true` or `false`.
@@ -57,6 +62,8 @@ pub(super) const KEYS: &[Key] = &[
     key("listen", "grpc", Rule::Address),
     key("listen", "internal", Rule::Address),
     key("listen", "metrics", Rule::Address),
+    key("listen", "proxy_protocol_from", Rule::Networks),
+    key("listen", "forwarded_from", Rule::Networks),
     key("database", "url", Rule::Url(SQL)),
     key("database", "max_connections", Rule::Positive),
     key(
@@ -143,6 +150,7 @@ impl Rule {
             Self::Bool => text
                 .parse::<bool>()
                 .map_or_else(|_| Value::from(text), Value::from),
+            Self::Networks => list(&text).unwrap_or_else(|| Value::from(text)),
             _ => Value::from(text),
         }
     }
@@ -159,6 +167,9 @@ impl Rule {
             let is_bool = value.to_bool().is_some();
             return is_bool.then_some(()).ok_or_else(|| shown(value));
         }
+        if let Self::Networks = self {
+            return check_networks(value);
+        }
         let Some(text) = value.as_str() else {
             return Err(kind(value).to_owned());
         };
@@ -167,7 +178,7 @@ impl Rule {
 
     fn check_text(&self, text: &str) -> Result<(), String> {
         match self {
-            Self::Positive | Self::Bool | Self::Text => Ok(()),
+            Self::Positive | Self::Bool | Self::Networks | Self::Text => Ok(()),
             Self::Address => accept(text.parse::<SocketAddr>().is_ok(), text),
             Self::OneOf(words) => accept(words.contains(&text), text),
             Self::UrlOrEmpty(_) if text.is_empty() => Ok(()),
@@ -189,6 +200,9 @@ impl Rule {
             Self::Address => {
                 "an IP address and a port, like \"0.0.0.0:8080\" or \"[::]:8080\"".to_owned()
             }
+            Self::Networks => "a list of IP addresses and networks, like [\"10.0.0.7\", \
+                               \"10.1.0.0/16\", \"fd00::/8\"]"
+                .to_owned(),
             Self::Positive => format!("a whole number from 1 to {}", i64::MAX),
             Self::Bool => "true or false".to_owned(),
             Self::OneOf(words) => words
@@ -214,6 +228,29 @@ fn accept(allowed: bool, text: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("{text:?}"))
+    }
+}
+
+/// The list that an environment variable spells: as TOML does, or with nothing but commas between its
+/// items. `None` where it begins like TOML and is not.
+fn list(text: &str) -> Option<Value> {
+    if text.trim_start().starts_with('[') {
+        let mut spelt: Dict = Toml::from_str(&format!("list = {text}")).ok()?;
+        return spelt.remove("list");
+    }
+    let items = text.split(',').map(str::trim);
+    let items: Vec<&str> = items.filter(|item| !item.is_empty()).collect();
+    Some(Value::from(items))
+}
+
+fn check_networks(value: &Value) -> Result<(), String> {
+    let Some(items) = value.as_array() else {
+        return Err(shown(value));
+    };
+    let is_network = |item: &Value| item.as_str().is_some_and(|s| s.parse::<Network>().is_ok());
+    match items.iter().find(|item| !is_network(item)) {
+        Some(item) => Err(shown(item)),
+        None => Ok(()),
     }
 }
 

@@ -130,6 +130,51 @@ fn environment_values_have_the_type_of_their_key() {
 }
 
 #[test]
+fn lists_of_networks_are_set_by_file_and_by_environment() {
+    let trusted = |loaded: Result<Loaded, String>| {
+        let listen = loaded.expect("valid").config.listen;
+        assert!(listen.forwarded_from.is_empty());
+        listen.proxy_protocol_from
+    };
+    let name = "IM_LISTEN__PROXY_PROTOCOL_FROM";
+    let file = "listen.proxy_protocol_from = [\"10.0.0.0/8\", \"::1\"]";
+    let expected = trusted(load_text(file, &[]));
+    assert!(expected.contains("10.1.2.3".parse().expect("an address")));
+    for text in [
+        "10.0.0.0/8,::1",
+        " 10.0.0.0/8 , ::1, ",
+        "[\"10.0.0.0/8\", '::1']",
+    ] {
+        assert_eq!(trusted(load_text("", &[(name, text)])), expected, "{text}");
+    }
+    for none in ["", " ", "[]"] {
+        assert!(
+            trusted(load_text(file, &[(name, none)])).is_empty(),
+            "{none:?}"
+        );
+    }
+    for (bad, found) in [
+        ("localhost", "\"localhost\""),
+        ("10.0.0.0/8 ::1", "\"10.0.0.0/8 ::1\""),
+        ("10.0.0.0/33", "\"10.0.0.0/33\""),
+        ("[10]", "10"),
+        ("[10.0.0.1]", "\"[10.0.0.1]\""),
+    ] {
+        let message = env_refusal(name, bad);
+        let path = "listen.proxy_protocol_from";
+        assert!(
+            message.starts_with(&format!("{name}: {path}: found {found}, allowed: a list")),
+            "{message}"
+        );
+    }
+    let message = refusal("listen.forwarded_from = \"10.0.0.1\"");
+    assert!(
+        message.contains("found \"10.0.0.1\", allowed: a list"),
+        "{message}"
+    );
+}
+
+#[test]
 fn variables_that_name_no_key_are_refused_and_others_ignored() {
     let ignored = [
         ("IM_PORT_8080_TCP", "x"),

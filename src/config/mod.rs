@@ -7,10 +7,12 @@ use std::time::Duration;
 
 mod keys;
 mod load;
+mod networks;
 mod types;
 mod url;
 
 pub use load::{Invalid, Loaded, Origin, load};
+pub use networks::{Network, Networks};
 pub use types::{
     CodeSender, Config, Database, Delivery, Devices, Files, Groups, Internal, Listen, Log,
     LogFormat, Redis, Session, SignIn, SqliteSynchronous, UserProvider, Users,

@@ -7,7 +7,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::Deserialize;
 
-use super::url::without_secrets;
+use super::{networks::Networks, url::without_secrets};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,7 +41,8 @@ pub struct Config {
     pub log: Log,
 }
 
-/// `[listen]`: one address per listener; port 0 takes a free one.
+/// `[listen]`: one address per listener, port 0 takes a free one; and whose word is taken for where a
+/// client is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
@@ -55,6 +56,10 @@ pub struct Listen {
     pub internal: SocketAddr,
     /// Prometheus metrics.
     pub metrics: SocketAddr,
+    /// Whose connections to `tcp` begin with a PROXY protocol header.
+    pub proxy_protocol_from: Networks,
+    /// Whose requests to `http` and `grpc` may bear `Forwarded` or `X-Forwarded-For`.
+    pub forwarded_from: Networks,
 }
 
 /// `[database]`
