@@ -25,6 +25,7 @@ pub mod listen;
 pub mod members;
 pub mod message;
 pub mod pb;
+pub mod proxy;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -214,6 +214,14 @@ pub const LISTEN_BACKLOG: u32 = 4_096;
 pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// Time between two log lines about failing accepts.
 pub const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest PROXY protocol header that is read, in bytes. The addresses take 52; the rest is room for
+/// what load balancers add to them (ids of a cloud's endpoints, names from a client's certificate),
+/// which is skipped. The protocol allows 64 KiB, and a receiver to refuse what is large.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+/// How long a load balancer may take to send that header, which is the first thing it sends; or as long
+/// as a sign-in may take, where that is less. The protocol asks for 3 seconds at least, in which a lost
+/// packet is sent once more.
+pub const PROXY_HEADER_MAX: Duration = Duration::from_secs(5);
 /// How long an HTTP client may take to send the head of a request.
 pub const HTTP_HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long an HTTP connection may stay open before its first request.

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     auth::{self, Authenticator, SignIns},
     clock::{self, Clock},
-    config::{Config, UserProvider, seconds},
+    config::{self, Config, Networks, UserProvider, seconds},
     delivery::{
         bridge::in_process::InProcess, handle::Eviction, reconcile, registry::Registry, router,
     },
@@ -18,7 +18,7 @@ use crate::{
     group, grpc, http,
     lifecycle::{Shutdown, Tasks},
     limits::DATABASE_CLOSE_MAX,
-    listen::{Listener, Listeners},
+    listen::Listeners,
     members::Members,
     message::{self, Messages},
     store::{self, Store},
@@ -239,7 +239,7 @@ impl Server {
             .merge(websocket::routes(Arc::clone(&gateway))),
             metrics: http::metrics_routes(metrics),
         };
-        serve(listeners, gateway, routes, groups);
+        serve(&config.listen, listeners, gateway, routes, groups);
         Ok(Running {
             store,
             memory,
@@ -293,37 +293,47 @@ struct Routes {
     metrics: Router,
 }
 
-fn serve(listeners: Listeners, gateway: Arc<Gateway>, routes: Routes, groups: &Groups) {
+fn serve(
+    config: &config::Listen,
+    listeners: Listeners,
+    gateway: Arc<Gateway>,
+    routes: Routes,
+    groups: &Groups,
+) {
     let Groups { edge, probes, .. } = groups;
-    edge.spawn_critical("tcp", accept(listeners.tcp, gateway));
+    let (balancers, proxies) = (&config.proxy_protocol_from, &config.forwarded_from);
     edge.spawn_critical(
-        "grpc",
-        http::serve(listeners.grpc, routes.external, edge.clone()),
+        "tcp",
+        gateway::tcp::accept(listeners.tcp, gateway, balancers.clone()),
     );
     edge.spawn_critical(
+        "grpc",
+        http::serve(
+            listeners.grpc,
+            routes.external,
+            proxies.clone(),
+            edge.clone(),
+        ),
+    );
+    // Servers of one's own come here without a proxy, and Prometheus does.
+    let nobody = Networks::default;
+    edge.spawn_critical(
         "internal",
-        http::serve(listeners.internal, routes.internal, edge.clone()),
+        http::serve(listeners.internal, routes.internal, nobody(), edge.clone()),
     );
     probes.spawn_critical(
         "http",
-        http::serve(listeners.http, routes.public, probes.clone()),
+        http::serve(
+            listeners.http,
+            routes.public,
+            proxies.clone(),
+            probes.clone(),
+        ),
     );
     probes.spawn_critical(
         "metrics",
-        http::serve(listeners.metrics, routes.metrics, probes.clone()),
+        http::serve(listeners.metrics, routes.metrics, nobody(), probes.clone()),
     );
-}
-
-/// Serves long connections over TCP until the drain.
-async fn accept(listener: Listener, gateway: Arc<Gateway>) {
-    let tasks = gateway.tasks.clone();
-    listener
-        .accept(&tasks, |stream, _| {
-            gateway
-                .tasks
-                .spawn(gateway::tcp::serve(Arc::clone(&gateway), stream));
-        })
-        .await;
 }
 
 /// What this instance remembers of the database.

@@ -1,7 +1,7 @@
 //! Matches a package with what answers it: decode, call, encode. What takes time runs as a future
 //! that knows nothing of the connection; its outcome comes back as [`Done`].
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use prost::bytes::Bytes;
@@ -103,10 +103,14 @@ pub(super) fn decode<M: prost::Message + Default>(data: Bytes) -> Result<M> {
 }
 
 /// The first sign-in of a connection.
-pub(super) fn sign_in(gateway: &Arc<Gateway>, input: pb::Input) -> BoxFuture<'static, Done> {
+pub(super) fn sign_in(
+    gateway: &Arc<Gateway>,
+    client: IpAddr,
+    input: pb::Input,
+) -> BoxFuture<'static, Done> {
     let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
-    let span = tracing::info_span!("sign_in", request_id = head.request_id);
+    let span = tracing::info_span!("sign_in", request_id = head.request_id, %client);
     async move {
         let signed = async {
             let sign_in: pb::SignInInput =

@@ -2,12 +2,16 @@
 //! driver like any other. A credential in the URL is checked, and the device signed in, before the
 //! upgrade, so that a push sent right after it is not missed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
     body::Body,
-    extract::{Query, Request, State},
+    extract::{ConnectInfo, Query, Request, State},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -16,6 +20,7 @@ use http::StatusCode;
 use hyper::upgrade::Upgraded;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
+use tracing::Instrument as _;
 use tungstenite::handshake::server::create_response_with_body;
 
 use super::{
@@ -36,13 +41,16 @@ pub fn routes(gateway: Arc<Gateway>) -> Router {
 
 async fn upgrade(
     State(gateway): State<Arc<Gateway>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
     Query(query): Query<HashMap<String, String>>,
     mut request: Request,
 ) -> Response {
     let Ok(response) = create_response_with_body(&request, Body::empty) else {
         return (StatusCode::BAD_REQUEST, "not a WebSocket handshake\n").into_response();
     };
-    let link = match sign_in(&gateway, &query).await {
+    let client = client.ip().to_canonical();
+    let span = tracing::info_span!("sign_in", %client);
+    let link = match sign_in(&gateway, &query).instrument(span).await {
         Ok(link) => link,
         Err(error) => return refuse(&error),
     };
@@ -50,7 +58,7 @@ async fn upgrade(
     let tasks = gateway.tasks.clone();
     tasks.spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => serve(gateway, upgraded, link).await,
+            Ok(upgraded) => serve(gateway, upgraded, client, link).await,
             Err(error) => tracing::debug!(%error, "a WebSocket handshake was cut off"),
         }
     });
@@ -86,7 +94,7 @@ fn refuse(error: &Error) -> Response {
     (status, format!("{}\n", error.public_message())).into_response()
 }
 
-async fn serve(gateway: Arc<Gateway>, upgraded: Upgraded, link: Option<Box<Link>>) {
+async fn serve(gateway: Arc<Gateway>, upgraded: Upgraded, client: IpAddr, link: Option<Box<Link>>) {
     let Ok(parts) = downcast::<TokioIo<TcpStream>>(upgraded) else {
         tracing::error!("an upgraded connection is not a plain TCP stream");
         return;
@@ -94,7 +102,7 @@ async fn serve(gateway: Arc<Gateway>, upgraded: Upgraded, link: Option<Box<Link>
     let framing = Framing::WebSocket(Fragments::default());
     let stream = parts.io.into_inner();
     let received = BytesMut::from(parts.read_buf);
-    Connection::new(gateway, stream, framing, received, link)
+    Connection::new(gateway, stream, client, framing, received, link)
         .run()
         .await;
 }

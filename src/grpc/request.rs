@@ -4,12 +4,16 @@
 use std::{
     convert::Infallible,
     future::{self, Future},
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::{extract::Request, response::Response};
+use axum::{
+    extract::{ConnectInfo, Request},
+    response::Response,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::Status;
 use tower::{Layer, Service, ServiceExt};
@@ -79,9 +83,13 @@ where
             "request",
             request_id = id.to_str().unwrap_or_default(),
             method = request.uri().path(),
+            client = Empty,
             user = Empty,
             device = Empty,
         );
+        if let Some(ConnectInfo(client)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
+            span.record("client", tracing::field::display(client.ip()));
+        }
         let edge = Edge {
             id,
             traces: self.guard.shows_traces(),

@@ -38,7 +38,7 @@ impl UserExt for Service {
     }
 
     async fn sign_in(&self, request: Request<SignInReq>) -> Result<Response<SignInResp>, Status> {
-        let address = peer(&request)?;
+        let address = client(&request)?;
         let request = request.into_inner();
         let signed_in = self.accounts.sign_in(SignIn {
             phone_number: request.phone_number,
@@ -110,11 +110,11 @@ impl UserExt for Service {
     }
 }
 
-/// Where a request came from.
-fn peer<T>(request: &Request<T>) -> DomainResult<IpAddr> {
+/// Where a request came from. One client is one address, however a listener sees it.
+fn client<T>(request: &Request<T>) -> DomainResult<IpAddr> {
     request
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
-        .map(|ConnectInfo(address)| address.ip())
-        .ok_or_else(|| Error::internal("a request without the address of its peer"))
+        .map(|ConnectInfo(address)| address.ip().to_canonical())
+        .ok_or_else(|| Error::internal("a request without the address of its client"))
 }

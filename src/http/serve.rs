@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
+    config::Networks,
     lifecycle::Tasks,
     limits::{
         HTTP_BUFFER_BYTES_MAX, HTTP_DRAIN_MAX, HTTP_FIRST_REQUEST_MAX, HTTP_HEAD_MAX,
@@ -31,14 +32,16 @@ use crate::{
         HTTP2_PING_TIMEOUT, HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
     },
     listen::Listener,
+    proxy::forwarded,
 };
 
 /// Serves `router` on `listener` until the server stops; requests under way are then finished.
 ///
-/// A handler finds the peer in `ConnectInfo<SocketAddr>` and, on gRPC, in
-/// `tonic::Request::remote_addr`. An upgraded connection downcasts to `TokioIo<TcpStream>`; it is
+/// A handler finds the client's address in `ConnectInfo<SocketAddr>` and, on gRPC, in
+/// `tonic::Request::remote_addr`: the peer's, or what one of `proxies` says it is. An upgraded connection downcasts to `TokioIo<TcpStream>`; it is
 /// no longer tracked here.
-pub async fn serve(listener: Listener, router: Router, tasks: Tasks) {
+pub async fn serve(listener: Listener, router: Router, proxies: Networks, tasks: Tasks) {
+    let proxies = Arc::new(proxies);
     let router = router.layer(CatchPanicLayer::new());
     let builder = Arc::new(builder(&tasks));
     let local = listener.address();
@@ -48,6 +51,7 @@ pub async fn serve(listener: Listener, router: Router, tasks: Tasks) {
             let connection = Connection {
                 builder: Arc::clone(&builder),
                 router: router.clone(),
+                proxies: Arc::clone(&proxies),
                 tasks: connections.clone(),
                 local,
                 peer,
@@ -92,6 +96,7 @@ where
 struct Connection {
     builder: Arc<Builder<TrackedExecutor>>,
     router: Router,
+    proxies: Arc<Networks>,
     tasks: Tasks,
     local: SocketAddr,
     peer: SocketAddr,
@@ -134,11 +139,12 @@ impl Connection {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send + 'static {
         let mut request = request.map(Body::new);
+        let client = forwarded::client(self.peer, request.headers(), &self.proxies);
         let extensions = request.extensions_mut();
-        extensions.insert(ConnectInfo(self.peer));
+        extensions.insert(ConnectInfo(client));
         extensions.insert(TcpConnectInfo {
             local_addr: Some(self.local),
-            remote_addr: Some(self.peer),
+            remote_addr: Some(client),
         });
         self.router.clone().oneshot(request)
     }
@@ -173,7 +179,7 @@ mod tests {
         let any = "127.0.0.1:0".parse().expect("an address");
         let listener = Listener::bind("listen.http", any).expect("a free port");
         let (address, tasks) = (listener.address(), Tasks::default());
-        tasks.spawn(serve(listener, router, tasks.clone()));
+        tasks.spawn(serve(listener, router, Networks::default(), tasks.clone()));
         (address, tasks)
     }
 

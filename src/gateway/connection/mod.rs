@@ -5,7 +5,9 @@
 //! the feeds (I6). Invariant: buffers exist only while they hold something. What a connection holds and
 //! waits for stands here; what it does then, in the files beside this.
 
-use std::{collections::VecDeque, future::Future, io, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque, future::Future, io, net::IpAddr, pin::Pin, sync::Arc, time::Instant,
+};
 
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
@@ -46,6 +48,8 @@ const ROUNDS_MAX: usize = 8;
 pub(super) struct Connection {
     gateway: Arc<Gateway>,
     stream: TcpStream,
+    /// Where the device is, as far as is known.
+    client: IpAddr,
     framing: Framing,
     session: Session,
     link: Option<Box<Link>>,
@@ -55,7 +59,8 @@ pub(super) struct Connection {
     outbox: BytesMut,
     /// Packages that wait behind `working`.
     backlog: VecDeque<Waiting>,
-    backlog_bytes: usize,
+    /// 32 bits hold it, and an idle connection is small.
+    backlog_bytes: u32,
     /// The package that is being served.
     working: Option<BoxFuture<'static, Done>>,
     /// Messages that wait for their commit, in the order they were sent in.
@@ -73,7 +78,7 @@ pub(super) struct Connection {
 /// A package in the backlog. Its frame is kept as long as it is, whatever part of it was asked for.
 struct Waiting {
     input: pb::Input,
-    frame_bytes: usize,
+    frame_bytes: u32,
 }
 
 /// What a connection waits for.
@@ -89,11 +94,12 @@ enum Event {
 }
 
 impl Connection {
-    /// A connection over `stream`, of which `received` was read already. `link` is there when the
+    /// A connection of `client` over `stream`, of which `received` was read already. `link` is there when the
     /// sign-in came before the connection, in a WebSocket's URL.
     pub(super) fn new(
         gateway: Arc<Gateway>,
         stream: TcpStream,
+        client: IpAddr,
         framing: Framing,
         received: BytesMut,
         link: Option<Box<Link>>,
@@ -104,6 +110,7 @@ impl Connection {
         let mut connection = Self {
             gateway,
             stream,
+            client,
             framing,
             session,
             link: None,
@@ -133,7 +140,7 @@ impl Connection {
     pub(super) fn run(mut self) -> impl Future<Output = ()> {
         async move {
             let why = self.drive().await;
-            tracing::debug!(reason = why.label(), "connection ended");
+            tracing::debug!(client = %self.client, reason = why.label(), "connection ended");
             self.gateway.metrics.closed(why.label());
             Box::pin(self.end(why)).await;
         }

@@ -39,7 +39,7 @@ impl Connection {
     }
 
     pub(super) fn backlog_has_room(&self) -> bool {
-        self.backlog.len() < BACKLOG_FRAMES_MAX && self.backlog_bytes < BACKLOG_BYTES_MAX
+        self.backlog.len() < BACKLOG_FRAMES_MAX && (self.backlog_bytes as usize) < BACKLOG_BYTES_MAX
     }
 
     pub(super) fn read(&mut self) -> Result<(), Close> {
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     pub(super) fn take_body(&mut self, body: Bytes) -> Result<(), Close> {
-        let frame_bytes = body.len();
+        let frame_bytes = body.len() as u32;
         let input = match pb::Input::decode(body) {
             Ok(input) => input,
             Err(error) => {

@@ -58,7 +58,7 @@ impl Connection {
         let head = Head::of(&input);
         match (self.session.admit(input.r#type), self.session.identity()) {
             (Admission::SignIn, _) => {
-                self.working = Some(dispatch::sign_in(&self.gateway, input));
+                self.working = Some(dispatch::sign_in(&self.gateway, self.client, input));
             }
             (Admission::SignInAgain, Some((user, device))) => {
                 let again = dispatch::sign_in_again(&self.gateway, user, device, input);
