@@ -70,6 +70,11 @@ impl Tasks {
         &self.stop
     }
 
+    /// Completes when a critical task of any group has crashed.
+    pub async fn crashed(&self) {
+        self.crashed.cancelled().await;
+    }
+
     /// Waits until every tracked task has ended.
     pub async fn finished(&self) {
         self.tracker.close();

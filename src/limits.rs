@@ -95,6 +95,17 @@ pub const CLOSE_LINGER_MAX: Duration = Duration::from_secs(2);
 /// As [`CLOSE_LINGER_MAX`], in a drain: well below the shortest `delivery.drain_timeout_s`.
 pub const DRAIN_LINGER_MAX: Duration = Duration::from_millis(500);
 
+/// Longest time between two sessions that a drain tells to go: at least 50 a second.
+pub const RELEASE_INTERVAL_MAX: Duration = Duration::from_millis(20);
+/// What remains of a drain when the last session is told to go, where its timeout is long enough: for
+/// the answer to a send that has just come, for closing, and a second for what ends after the sessions.
+pub const DRAIN_RESERVE: Duration = Duration::from_secs(11);
+const _: () = assert!(
+    SEND_DEADLINE.as_millis() + DRAIN_LINGER_MAX.as_millis() + 1_000 <= DRAIN_RESERVE.as_millis()
+);
+/// How often a drain looks for sessions that have come since it began.
+pub const DRAIN_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Most frames one feed keeps in its ring.
 pub const RING_FRAMES_MAX: usize = 1_024;
 /// Most bytes one feed keeps in its ring.

@@ -1,14 +1,15 @@
 //! The composition root: the only file that knows all modules. It binds the listeners, builds what
 //! each module is given, runs them, and ends them in the order that loses nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use crate::{
     auth::{self, Authenticator, SignIns},
     clock::{self, Clock},
     config::{self, Config, Networks, UserProvider, seconds},
     delivery::{
-        bridge::in_process::InProcess, handle::Eviction, reconcile, registry::Registry, router,
+        bridge::in_process::InProcess, handle::Eviction, reconcile, registry::Registry, release,
+        router,
     },
     device::Devices,
     error::{Error, Result},
@@ -17,7 +18,7 @@ use crate::{
     gateway::{self, Gateway, websocket},
     group, grpc, http,
     lifecycle::{Shutdown, Tasks},
-    limits::DATABASE_CLOSE_MAX,
+    limits::{DATABASE_CLOSE_MAX, DRAIN_SWEEP_INTERVAL},
     listen::Listeners,
     members::Members,
     message::{self, Messages},
@@ -82,7 +83,7 @@ impl Server {
         let store = self.store.clone();
         let groups = Groups::default();
         let running = self.start(&groups).await?;
-        let drain = running.drain(&groups);
+        let drain = running.drain(&groups, deadline);
         let result = groups.probes.supervise(&shutdown, deadline, drain).await;
         // What hangs in the disk must not keep the process alive; nothing is lost by leaving.
         if tokio::time::timeout(DATABASE_CLOSE_MAX, store.close())
@@ -406,21 +407,36 @@ struct Running {
 }
 
 impl Running {
-    /// Ends everything but the probes: first no new work and a notice to every session, then the
-    /// writer when nobody can send any more, then the rest.
-    async fn drain(self, groups: &Groups) {
+    /// Ends everything but the probes: first nobody new, then one session after the other, then the
+    /// writer when nobody can send any more, then the rest; all of it within `timeout`, if it can be.
+    async fn drain(self, groups: &Groups, timeout: Duration) {
+        // Not ready, listeners closed, no sign-in: in this order, as all of them look at this.
         groups.edge.stop().cancel();
         for health in &self.health {
             health.stop_serving().await;
-        }
-        self.memory.registry.evict_all(Eviction::Draining);
-        for health in &self.health {
             health.end_watches().await;
         }
-        groups.edge.finished().await;
+        tokio::select! {
+            never = self.release_sessions(&groups.edge, timeout) => match never {},
+            () = groups.edge.finished() => {}
+        }
         self.writer.close().await;
         groups.core.stop().cancel();
         groups.core.finished().await;
         self.memory.acks.flush(&self.store).await;
+    }
+
+    /// Tells the sessions to go, those too that were about to sign in when it began.
+    async fn release_sessions(&self, edge: &Tasks, timeout: Duration) -> Infallible {
+        let registry = &self.memory.registry;
+        tokio::select! {
+            () = release::release(registry, timeout) => {}
+            // Sessions may not be able to work without what crashed.
+            () = edge.crashed() => {}
+        }
+        loop {
+            registry.evict_all(Eviction::Draining);
+            tokio::time::sleep(DRAIN_SWEEP_INTERVAL).await;
+        }
     }
 }

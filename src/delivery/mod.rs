@@ -10,5 +10,6 @@ pub mod handle;
 pub mod push;
 pub mod reconcile;
 pub mod registry;
+pub mod release;
 pub mod router;
 pub mod topic;

@@ -1,12 +1,15 @@
 //! SIGTERM: sessions are told, what was acknowledged is kept, and the process ends well.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use im::pb::NoticeCode;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
-    Api, Process, Server, Transport,
+    Api, Connection, Process, Server, Transport,
     history::History,
     http::try_get,
     messages::{sized, text_with_id},
@@ -18,7 +21,12 @@ on_each_transport!(
     a_drain_tells_every_session_when_to_come_back,
     a_drain_under_load_keeps_what_was_acknowledged,
     a_send_that_waits_for_the_database_is_answered_in_a_drain,
+    a_session_serves_until_it_is_told_to_go,
+    who_comes_during_a_drain_is_told_at_once,
 );
+
+/// Sessions that a test lets go over some seconds.
+const CROWD: usize = 400;
 
 async fn a_drain_tells_every_session_when_to_come_back(transport: Transport) {
     let mut server = Server::start().await;
@@ -192,4 +200,160 @@ async fn an_interrupt_drains_too() {
     server.signal("INT");
     session.assert_ends_with(NoticeCode::NcDraining, 1001).await;
     assert_eq!(server.ended().await.code(), Some(0));
+}
+
+/// When each session was told to go, since the first moment of the drain, in order. Each is told once,
+/// and closed right after it.
+async fn times_of_release(server: &mut Server, sessions: Vec<Connection>) -> Vec<Duration> {
+    let begun = Instant::now();
+    let leaving = sessions.into_iter().map(|mut session| {
+        tokio::spawn(async move {
+            let notice = session.notice().await;
+            let at = begun.elapsed();
+            assert_eq!(notice.code, i32::from(NoticeCode::NcDraining));
+            let closing = session.assert_closes(1001);
+            within(Duration::from_secs(1), "closed right after it", closing).await;
+            at
+        })
+    });
+    let leaving: Vec<_> = leaving.collect();
+    server.stop().await;
+    let mut times = Vec::new();
+    for left in leaving {
+        times.push(left.await.expect("told"));
+    }
+    times.sort();
+    times
+}
+
+#[tokio::test]
+async fn a_few_sessions_are_gone_within_three_seconds() {
+    let mut server = Server::start().await;
+    let devices = server.new_users(20).await;
+    let sessions = server.connect_all(&devices).await;
+    let begun = Instant::now();
+    let times = times_of_release(&mut server, sessions).await;
+    assert!(
+        times[19] > times[0] + Duration::from_millis(50),
+        "{times:?}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(3), "{times:?}");
+}
+
+/// A rolling restart is no storm: 50 sessions a second, not all at once.
+#[tokio::test]
+async fn many_sessions_are_let_go_at_a_steady_rate() {
+    let mut server = Server::start().await;
+    let devices = server.new_users(CROWD).await;
+    let sessions = server.connect_all(&devices).await;
+    let times = times_of_release(&mut server, sessions).await;
+    let last = times[CROWD - 1];
+    assert!(
+        last > Duration::from_secs(6),
+        "400 at 50 a second: {last:?}"
+    );
+    assert!(last < Duration::from_secs(14), "{last:?}");
+    for (first, later) in times.iter().zip(&times[150..]) {
+        let took = *later - *first;
+        assert!(
+            took > Duration::from_secs(1),
+            "150 within {took:?} at {first:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_short_drain_lets_go_faster() {
+    let mut server = Server::with(|config| config.delivery.drain_timeout_s = 6).await;
+    let devices = server.new_users(CROWD).await;
+    let sessions = server.connect_all(&devices).await;
+    let times = times_of_release(&mut server, sessions).await;
+    let last = times[CROWD - 1];
+    assert!(
+        last > Duration::from_secs(1),
+        "paced all the same: {last:?}"
+    );
+    assert!(last < Duration::from_secs(5), "told in time: {last:?}");
+}
+
+/// Two that write to each other while hundreds are let go: every send is answered and delivered until
+/// one of the two is told.
+async fn a_session_serves_until_it_is_told_to_go(transport: Transport) {
+    let mut server = Process::start().await;
+    let devices = server.new_users(250).await;
+    let crowd = server.connect_all(&devices).await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut sender = server.connect(transport, &alice).await;
+    let mut receiver = server.connect(transport, &bob).await;
+    server.signal("TERM");
+    let begun = Instant::now();
+    let sending = async {
+        let mut answered = 0;
+        loop {
+            let request = text_with_id(bob.user_id, "x", &answered.to_string());
+            let id = sender
+                .start(im::pb::PackageType::PtSendMessage, &request)
+                .await;
+            match sender.any_answer().await {
+                Some(answer) if answer.request_id == id && answer.code == 0 => answered += 1,
+                Some(answer) => panic!("refused: {answer:?}"),
+                None => break,
+            }
+        }
+        sender.assert_ends_with(NoticeCode::NcDraining, 1001).await;
+        (answered, begun.elapsed())
+    };
+    let receiving = async {
+        let mut given = 0;
+        while receiver.push_or_end().await.is_some() {
+            given += 1;
+        }
+        receiver
+            .assert_ends_with(NoticeCode::NcDraining, 1001)
+            .await;
+        (given, begun.elapsed())
+    };
+    let ((answered, sent_for), (given, received_for)) = tokio::join!(sending, receiving);
+    if sent_for < received_for {
+        assert_eq!(given, answered, "whoever stays is given everything");
+    } else {
+        assert!(given <= answered, "{given} of {answered}");
+    }
+    drop(crowd);
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+/// A connection that has not signed in when the drain begins, and on WebSocket one that comes later.
+async fn who_comes_during_a_drain_is_told_at_once(transport: Transport) {
+    let server = Process::start().await;
+    let devices = server.new_users(200).await;
+    let mut crowd = server.connect_all(&devices).await;
+    let mut waiting = server.open(transport).await;
+    // Connections are accepted in order: the one before is there when this one has signed in.
+    let alice = server.new_user().await;
+    crowd.push(server.connect(transport, &alice).await);
+    server.signal("TERM");
+    let told = waiting.assert_ends_with(NoticeCode::NcDraining, 1001);
+    within(Duration::from_secs(1), "told at once", told).await;
+    if transport == Transport::WebSocket {
+        let mut late = server.open(transport).await;
+        late.assert_ends_with(NoticeCode::NcDraining, 1001).await;
+        let by_url = server.connect_by_url(&devices[0].url_path()).await;
+        assert_eq!(by_url.err(), Some(503), "another instance takes it");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_leaves_at_once() {
+    let mut server = Process::start().await;
+    let devices = server.new_users(250).await;
+    let mut sessions = server.connect_all(&devices).await;
+    server.signal("TERM");
+    let any_told = sessions
+        .iter_mut()
+        .map(|session| Box::pin(session.notice()));
+    futures_util::future::select_all(any_told).await;
+    server.signal("TERM");
+    let ended = within(Duration::from_secs(2), "it leaves", server.ended()).await;
+    assert_eq!(ended.code(), Some(1));
 }
