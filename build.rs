@@ -14,6 +14,9 @@ const CONTRACT: [&str; 6] = [
     "user.int.proto",
 ];
 
+/// What instances tell each other; no client sees it.
+const BRIDGE: &str = "bridge.proto";
+
 /// What reflection shows on the public gRPC listener.
 const EXTERNAL: [&str; 4] = [
     "conn.ext.proto",
@@ -40,7 +43,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .emit_rerun_if_changed(false)
         // An rpc that no code answers yet is UNIMPLEMENTED.
         .generate_default_stubs(true)
-        .compile_fds_with_config(protox::compile(CONTRACT, ["proto"])?, config)?;
+        .compile_fds_with_config(
+            protox::compile(CONTRACT.iter().chain([&BRIDGE]), ["proto"])?,
+            config,
+        )?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

@@ -6,6 +6,11 @@
 
 tonic::include_proto!("pb");
 
+/// What instances tell each other.
+pub mod bridge {
+    tonic::include_proto!("bridge");
+}
+
 /// Descriptors of the services devices call, for gRPC reflection.
 pub const EXTERNAL_DESCRIPTORS: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/external_descriptor.bin"));

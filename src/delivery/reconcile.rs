@@ -118,7 +118,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     async fn lease(world: &Timelines, user: i64, head: i64) -> Lease {
-        let lease = world.router.lease(Topic::User(UserId(user))).await.unwrap();
+        let lease = world.router.lease(Topic::User(UserId(user))).await;
         lease.open(Seq(head));
         lease
     }
@@ -139,8 +139,8 @@ mod tests {
         let behind = lease(&world, USER, 1).await;
         let up_to_date = lease(&world, 2, 1).await;
         let new = lease(&world, 3, 0).await;
-        let unopened = world.router.lease(Topic::User(UserId(4))).await.unwrap();
-        let room = world.router.lease(Topic::Everyone).await.unwrap();
+        let unopened = world.router.lease(Topic::User(UserId(4))).await;
+        let room = world.router.lease(Topic::Everyone).await;
         let handles: Vec<_> = [&behind, &up_to_date, &new, &unopened, &room]
             .into_iter()
             .map(|lease| {

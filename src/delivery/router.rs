@@ -9,16 +9,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::future::try_join_all;
-
 use super::{
-    bridge::Bridge,
+    bridge::{Bridge, News},
     budget::Budget,
     feed::{Feed, Offer},
-    push::Template,
+    push::{Push, Template},
     topic::Topic,
 };
-use crate::{error::Result, id::Seq, lifecycle::Tasks, limits::GAP_WAIT, telemetry::Metrics};
+use crate::{id::Seq, lifecycle::Tasks, limits::GAP_WAIT, telemetry::Metrics};
 
 /// This instance's feeds.
 #[derive(Debug)]
@@ -60,29 +58,24 @@ impl Router {
 
     /// The feed of a topic, listed and subscribed. A feed of a timeline keeps what it is offered
     /// until it is told its head with [`Lease::open`], which must be read after this returns.
-    ///
-    /// # Errors
-    /// What the bridge answers when it cannot subscribe.
-    pub async fn lease(self: &Arc<Self>, topic: Topic) -> Result<Lease> {
+    pub async fn lease(self: &Arc<Self>, topic: Topic) -> Lease {
         let lease = self.list(topic);
-        self.bridge.subscribe(topic).await?;
-        Ok(lease)
+        self.bridge.subscribe(&[topic]).await;
+        lease
+    }
+
+    /// As [`Router::lease`], of two topics at the same time.
+    pub async fn lease_both(self: &Arc<Self>, topics: [Topic; 2]) -> [Lease; 2] {
+        let leases = topics.map(|topic| self.list(topic));
+        self.bridge.subscribe(&topics).await;
+        leases
     }
 
     /// As [`Router::lease`], of many topics at the same time.
-    ///
-    /// # Errors
-    /// As [`Router::lease`]; then none is leased.
-    pub async fn lease_all(
-        self: &Arc<Self>,
-        topics: impl Iterator<Item = Topic>,
-    ) -> Result<Vec<Lease>> {
-        let leases: Vec<Lease> = topics.map(|topic| self.list(topic)).collect();
-        let subscribing = leases
-            .iter()
-            .map(|lease| self.bridge.subscribe(lease.topic()));
-        try_join_all(subscribing).await?;
-        Ok(leases)
+    pub async fn lease_all(self: &Arc<Self>, topics: &[Topic]) -> Vec<Lease> {
+        let leases = topics.iter().map(|topic| self.list(*topic)).collect();
+        self.bridge.subscribe(topics).await;
+        leases
     }
 
     fn list(self: &Arc<Self>, topic: Topic) -> Lease {
@@ -103,18 +96,49 @@ impl Router {
     /// instance.
     #[must_use]
     pub fn is_unheard(&self, topic: Topic) -> bool {
-        self.bridge.is_alone() && !self.lock().contains_key(&topic)
+        self.is_alone() && !self.lock().contains_key(&topic)
     }
 
     /// Offers an appended entry, or with [`Seq::ZERO`] an ephemeral message, to this instance's
     /// feed and to the bridge. Never waits.
     pub fn publish(self: &Arc<Self>, topic: Topic, seq: Seq, message: &Arc<Template>) {
-        if let Some(feed) = self.feed(topic)
-            && feed.offer(message.push(seq)) == Offer::Gap
-        {
+        self.publish_push(topic, message.push(seq), Seq::ZERO);
+    }
+
+    /// Offers an ephemeral message to those of `topic`, a large group, who have its timeline up to
+    /// `after`: whoever lacks some is given that first.
+    pub fn publish_after(self: &Arc<Self>, topic: Topic, after: Seq, message: &Arc<Template>) {
+        self.publish_push(topic, message.push(Seq::ZERO), after);
+    }
+
+    fn publish_push(self: &Arc<Self>, topic: Topic, push: Push, after: Seq) {
+        self.bridge.publish(topic, &push, after);
+        self.offer(topic, push, after);
+    }
+
+    /// Offers to this instance's feed what another instance has published.
+    pub fn offer(self: &Arc<Self>, topic: Topic, push: Push, after: Seq) {
+        let Some(feed) = self.feed(topic) else {
+            return;
+        };
+        if after > Seq::ZERO {
+            // Its followers pass what is before it, removals above all, before they are given it.
+            feed.advance_to(after);
+        }
+        if feed.offer(push) == Offer::Gap {
             self.await_missing(feed);
         }
-        self.bridge.publish(topic, seq, message);
+    }
+
+    /// Tells the other instances what has changed.
+    pub fn tell(&self, news: News) {
+        self.bridge.tell(news);
+    }
+
+    /// True when there is no other instance.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.bridge.is_alone()
     }
 
     /// Gives entries that are missing a moment to come, then leaves them to the timeline.
@@ -151,22 +175,28 @@ impl Router {
     /// Forgets all feeds: whoever leases one from now on gets a new one. Those who hold the old
     /// ones are to be ended.
     pub fn forget_feeds(&self) {
-        self.lock().clear();
+        // Under the lock, as in `release`: a lease that comes meanwhile subscribes after it.
+        let mut feeds = self.lock();
+        for (topic, _) in feeds.drain() {
+            self.bridge.unsubscribe(topic);
+        }
     }
 
     /// Gives back a lease that was [kept](Lease::keep).
     pub fn release(&self, feed: &Arc<Feed>) {
         let topic = feed.topic();
         let mut feeds = self.lock();
-        if let Entry::Occupied(mut entry) = feeds.entry(topic) {
-            if !Arc::ptr_eq(&entry.get().feed, feed) {
-                return;
+        match feeds.entry(topic) {
+            Entry::Occupied(mut entry) if Arc::ptr_eq(&entry.get().feed, feed) => {
+                entry.get_mut().leases -= 1;
+                if entry.get().leases == 0 {
+                    entry.remove();
+                    self.bridge.unsubscribe(topic);
+                }
             }
-            entry.get_mut().leases -= 1;
-            if entry.get().leases == 0 {
-                entry.remove();
-                self.bridge.unsubscribe(topic);
-            }
+            Entry::Occupied(_) => {}
+            // It was forgotten, perhaps before its holder had subscribed.
+            Entry::Vacant(_) => self.bridge.unsubscribe(topic),
         }
     }
 
@@ -236,7 +266,7 @@ mod tests {
     }
 
     async fn open(router: &Arc<Router>, head: i64) -> Lease {
-        let lease = router.lease(TOPIC).await.unwrap();
+        let lease = router.lease(TOPIC).await;
         lease.open(Seq(head));
         lease
     }
@@ -249,8 +279,8 @@ mod tests {
     #[tokio::test]
     async fn feed_lives_as_long_as_its_last_lease() {
         let router = router();
-        let first = router.lease(TOPIC).await.unwrap();
-        let second = router.lease(TOPIC).await.unwrap();
+        let first = router.lease(TOPIC).await;
+        let second = router.lease(TOPIC).await;
         let feed = router.feed(TOPIC).expect("a leased feed is listed");
         assert!(Arc::ptr_eq(&first.feed, &feed) && Arc::ptr_eq(&second.feed, &feed));
         drop(first);
@@ -286,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn entry_published_before_the_head_was_read_is_taken_or_known() {
         let router = router();
-        let lease = router.lease(TOPIC).await.unwrap();
+        let lease = router.lease(TOPIC).await;
         for seq in 4..=6 {
             router.publish(TOPIC, Seq(seq), &template());
         }
@@ -316,7 +346,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn gap_that_a_feed_opens_with_is_left_to_the_timeline_too() {
         let router = router();
-        let lease = router.lease(TOPIC).await.unwrap();
+        let lease = router.lease(TOPIC).await;
         router.publish(TOPIC, Seq(4), &template());
         lease.open(Seq(2));
         router.tasks.finished().await;

@@ -193,7 +193,7 @@ pub(super) fn subscribe_room(gateway: &Arc<Gateway>, input: pb::Input) -> BoxFut
                 ..0 => Err(Error::bad_request("room_id", "must not be negative")),
                 room => {
                     let topic = Topic::Room(RoomId(room));
-                    gateway.router.lease(topic).await.map(Some)
+                    Ok(Some(gateway.router.lease(topic).await))
                 }
             }
         };

@@ -2,10 +2,9 @@
 
 use futures_util::future::{BoxFuture, ready};
 
-use super::Bridge;
+use super::{Bridge, News};
 use crate::{
-    delivery::{push::Template, topic::Topic},
-    error::Result,
+    delivery::{push::Push, topic::Topic},
     id::Seq,
 };
 
@@ -14,13 +13,15 @@ use crate::{
 pub struct InProcess;
 
 impl Bridge for InProcess {
-    fn subscribe(&self, _topic: Topic) -> BoxFuture<'_, Result<()>> {
-        Box::pin(ready(Ok(())))
+    fn subscribe(&self, _topics: &[Topic]) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
     }
 
     fn unsubscribe(&self, _topic: Topic) {}
 
-    fn publish(&self, _topic: Topic, _seq: Seq, _message: &Template) {}
+    fn publish(&self, _topic: Topic, _push: &Push, _after: Seq) {}
+
+    fn tell(&self, _news: News) {}
 
     fn is_alone(&self) -> bool {
         true

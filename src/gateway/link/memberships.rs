@@ -338,7 +338,8 @@ pub(super) async fn lease(
     gateway: &Gateway,
     groups: impl Iterator<Item = GroupId>,
 ) -> Result<Vec<Lease>> {
-    let leases = gateway.router.lease_all(groups.map(Topic::Group)).await?;
+    let topics: Vec<Topic> = groups.map(Topic::Group).collect();
+    let leases = gateway.router.lease_all(&topics).await;
     let is_closed = |lease: &&Lease| lease.head().is_none();
     let owners = leases.iter().filter(is_closed);
     let owners: Vec<Owner> = owners.filter_map(|lease| lease.topic().owner()).collect();

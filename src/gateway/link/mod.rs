@@ -117,8 +117,8 @@ impl Link {
         token_hash: [u8; 32],
     ) -> Result<Box<Self>> {
         let device = entered.handle.device();
-        let lease = gateway.router.lease(Topic::User(user)).await?;
-        let everyone = gateway.router.lease(Topic::Everyone).await?;
+        let topics = [Topic::User(user), Topic::Everyone];
+        let [lease, everyone] = gateway.router.lease_both(topics).await;
         // Memory before the database: an ack that is written in between is seen twice, not never.
         let unwritten = gateway.acks.unwritten(&Key {
             user,

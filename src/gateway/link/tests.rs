@@ -431,15 +431,14 @@ async fn session_that_cannot_follow_its_groups_replaces_nobody() {
     site.join(GROUP, USER);
     let (device, token) = site.device(USER).await;
     let older = site.sign_in(USER, device, &token).await.unwrap();
-    let newer = async |is_refused| {
-        site.bridge
-            .refuses_groups
-            .store(is_refused, Ordering::SeqCst);
-        site.sign_in(USER, device, &token).await
-    };
-    assert!(newer(true).await.is_err());
+    site.bridge.holds_groups.store(true, Ordering::SeqCst);
+    tokio::select! {
+        _ = site.sign_in(USER, device, &token) => panic!("it cannot follow its groups"),
+        () = site.bridge.held.notified() => {}
+    }
     assert_eq!(older.link.handle().eviction(), None);
-    assert!(newer(false).await.is_ok());
+    site.bridge.holds_groups.store(false, Ordering::SeqCst);
+    assert!(site.sign_in(USER, device, &token).await.is_ok());
     assert_eq!(older.link.handle().eviction(), Some(Eviction::Replaced));
 }
 

@@ -59,7 +59,7 @@ const DEVICE: DeviceId = DeviceId(1);
 
 impl Listener {
     async fn of(world: &World, topic: Topic) -> Self {
-        let lease = world.sending.router.lease(topic).await.unwrap();
+        let lease = world.sending.router.lease(topic).await;
         lease.open(Seq::ZERO);
         let (key, position) = lease.follow(Arc::new(Handle::new(DEVICE)), 0, None);
         Self {

@@ -127,7 +127,7 @@ async fn page_has_a_message_however_little_room_there_is() {
 #[tokio::test]
 async fn catch_up_gives_what_the_feed_would_have_given() {
     let world = Timelines::new().await;
-    let lease = world.router.lease(Topic::from(OWNER)).await.unwrap();
+    let lease = world.router.lease(Topic::from(OWNER)).await;
     lease.open(Seq::ZERO);
     let device = DeviceId(1);
     let (key, mut position) = lease.follow(Arc::new(Handle::new(device)), 0, None);

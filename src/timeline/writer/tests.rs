@@ -137,11 +137,7 @@ async fn many_senders_at_once_leave_no_gap_and_are_published_in_order() {
     const SENDERS: i64 = 40;
     const EACH: usize = 25;
     let world = Timelines::new().await;
-    let lease = world
-        .router
-        .lease(Topic::User(UserId(1_000)))
-        .await
-        .unwrap();
+    let lease = world.router.lease(Topic::User(UserId(1_000))).await;
     lease.open(Seq::ZERO);
     let device = DeviceId(1);
     let (key, mut position) = lease.follow(Arc::new(Handle::new(device)), 0, None);

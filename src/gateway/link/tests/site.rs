@@ -11,16 +11,21 @@ use std::{
 use bytes::BytesMut;
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, ready},
+    future::{BoxFuture, pending, ready},
 };
 use prost::Message as _;
+use tokio::sync::Notify;
 
 use super::super::*;
 use crate::{
     auth::SignIns,
     clock::Clock as _,
     config::Config,
-    delivery::{bridge::Bridge, push::Template, router::Router},
+    delivery::{
+        bridge::{Bridge, News},
+        push::{Push, Template},
+        router::Router,
+    },
     gateway::frame::Frame,
     id::{GroupId, RoomId},
     lifecycle::Tasks,
@@ -42,23 +47,29 @@ pub(super) struct Site {
     world: World,
 }
 
-/// A bridge to nobody, which may refuse to subscribe to groups.
+/// A bridge to nobody, on which subscribing to groups may take for ever.
 #[derive(Debug, Default)]
 pub(super) struct Unsteady {
-    pub(super) refuses_groups: AtomicBool,
+    pub(super) holds_groups: AtomicBool,
+    /// Somebody waits for that.
+    pub(super) held: Notify,
 }
 
 impl Bridge for Unsteady {
-    fn subscribe(&self, topic: Topic) -> BoxFuture<'_, Result<()>> {
-        let is_refused =
-            matches!(topic, Topic::Group(_)) && self.refuses_groups.load(Ordering::SeqCst);
-        let refusal = Err(Error::try_again("it is unsteady"));
-        ready(if is_refused { refusal } else { Ok(()) }).boxed()
+    fn subscribe(&self, topics: &[Topic]) -> BoxFuture<'static, ()> {
+        let has_groups = matches!(topics, [Topic::Group(_), ..]);
+        if has_groups && self.holds_groups.load(Ordering::SeqCst) {
+            self.held.notify_one();
+            return pending().boxed();
+        }
+        ready(()).boxed()
     }
 
     fn unsubscribe(&self, _topic: Topic) {}
 
-    fn publish(&self, _topic: Topic, _seq: Seq, _message: &Template) {}
+    fn publish(&self, _topic: Topic, _push: &Push, _after: Seq) {}
+
+    fn tell(&self, _news: News) {}
 
     fn is_alone(&self) -> bool {
         true
@@ -332,7 +343,7 @@ impl Client {
     /// Moves to a room, as `dispatch` and the connection do.
     pub(super) async fn enter(&mut self, room: Option<RoomId>) {
         let lease = match room {
-            Some(room) => Some(self.gateway.router.lease(Topic::Room(room)).await.unwrap()),
+            Some(room) => Some(self.gateway.router.lease(Topic::Room(room)).await),
             None => None,
         };
         self.link.enter_room(lease);
