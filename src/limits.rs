@@ -126,6 +126,58 @@ pub const GAP_WAIT: Duration = Duration::from_millis(20);
 /// Heads of timelines that one query reads, of the sweep or for feeds that are opened.
 pub const SWEEP_CHUNK: usize = 500;
 
+/// Messages and news that wait to be published to other instances.
+pub const BRIDGE_QUEUE_MAX: usize = 65_536;
+/// Bytes of those.
+pub const BRIDGE_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Messages and news that one command publishes: Redis does nothing else meanwhile.
+pub const BRIDGE_BATCH_MAX: usize = 256;
+/// Bytes of those, but for the last one.
+pub const BRIDGE_BATCH_BYTES_MAX: usize = 256 * 1024;
+const _: () = assert!(BRIDGE_BATCH_BYTES_MAX <= BRIDGE_QUEUE_BYTES_MAX);
+/// How long Redis may take to publish a batch.
+pub const BRIDGE_PUBLISH_TIMEOUT: Duration = Duration::from_millis(500);
+/// Messages from Redis that wait to be offered to feeds; their slots take about 2 KiB each, as the
+/// client keeps several such queues.
+pub const BRIDGE_INBOX_MAX: usize = 4_096;
+/// Channels of one command that subscribes.
+pub const BRIDGE_SUBSCRIBE_CHUNK: usize = 1_000;
+/// How long Redis may take to confirm subscriptions, answer a heartbeat or take a connection.
+pub const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a quiet connection to Redis is tried.
+pub const REDIS_HEARTBEAT: Duration = Duration::from_secs(5);
+/// The first pause before another attempt to connect to Redis; each is twice as long.
+pub const REDIS_BACK_OFF_MIN: Duration = Duration::from_millis(50);
+/// The longest one.
+pub const REDIS_BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// Time between two reports to other instances that something could not be published.
+pub const HINTS_LOST_INTERVAL: Duration = Duration::from_secs(1);
+/// Devices whose sessions are compared with the database one by one; more, and all are.
+pub const DOUBTED_DEVICES_MAX: usize = 10_000;
+/// Time between two looks at sessions on their way in that must be compared with the database.
+pub const DOUBT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long an instance counts as there after it last said so.
+pub const PRESENCE_LEASE: Duration = Duration::from_secs(15);
+/// How often it says so.
+pub const PRESENCE_RENEWAL: Duration = Duration::from_secs(5);
+const _: () = assert!(
+    PRESENCE_RENEWAL.as_millis() + 2 * REDIS_TIMEOUT.as_millis() < PRESENCE_LEASE.as_millis()
+);
+/// How long the entry of a device stays that nobody renews; that of a living instance is renewed
+/// several times meanwhile.
+pub const PRESENCE_ENTRY_TTL: Duration = Duration::from_secs(3_600);
+/// Renewals of an instance in which all of its entries are renewed once.
+pub const PRESENCE_REFRESH_RENEWALS: usize = 120;
+const _: () = assert!(
+    3 * PRESENCE_REFRESH_RENEWALS as u64 * PRESENCE_RENEWAL.as_secs()
+        <= PRESENCE_ENTRY_TTL.as_secs()
+);
+/// Entries that one command writes.
+pub const PRESENCE_CHUNK: usize = 256;
+/// How long the answer to PT_SUBSCRIBE_ROOM waits for other instances to know.
+pub const PRESENCE_WAIT: Duration = Duration::from_millis(500);
+
 /// Rows (entries) of one transaction of the writer.
 pub const BATCH_ROWS_MAX: usize = 2_048;
 /// Sends of one transaction of the writer.

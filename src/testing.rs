@@ -29,6 +29,7 @@ use crate::{
     user::{Accounts, Directory},
 };
 
+pub mod redis;
 pub mod rows;
 
 /// When the clock of a [`World`] starts, in unix milliseconds.

@@ -154,6 +154,33 @@ impl Template {
         }
     }
 
+    /// As another instance has encoded it.
+    #[must_use]
+    pub(super) fn received(
+        origin: DeviceId,
+        mark: Mark,
+        is_for_many: bool,
+        message: Box<[u8]>,
+    ) -> Self {
+        Self {
+            origin,
+            mark,
+            is_for_many,
+            message,
+            counted: OnceLock::new(),
+        }
+    }
+
+    /// Whether each of its readers reads himself as the receiver.
+    pub(super) const fn is_for_many(&self) -> bool {
+        self.is_for_many
+    }
+
+    /// The message without its seq.
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
     /// The push for one timeline, or an ephemeral one with [`Seq::ZERO`].
     #[must_use]
     pub fn push(self: &Arc<Self>, seq: Seq) -> Push {

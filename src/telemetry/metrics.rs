@@ -46,7 +46,30 @@ pub struct Metrics {
     pub sync_pages: Counter,
     /// Sign-ins on long connections by how they ended.
     pub sign_ins: Outcomes,
+    /// The bridge to other instances.
+    pub bridge: Bridge,
     closes: Family<Label, Counter>,
+}
+
+/// What the bridge to other instances counts.
+#[derive(Debug)]
+pub struct Bridge {
+    /// Messages and news given to Redis.
+    pub published: Counter,
+    /// Those that could not be.
+    pub publish_dropped: Counter,
+    /// Those that wait to be.
+    pub publish_queue: Gauge,
+    /// Messages and news that came from other instances.
+    pub received: Counter,
+    /// What came and could not be read.
+    pub ignored: Counter,
+    /// Reports that something may have been missed.
+    pub discontinuities: Counter,
+    /// Connections to Redis that were lost and had anew.
+    pub reconnects: Counter,
+    /// Topics that are subscribed to.
+    pub subscriptions: Gauge,
 }
 
 /// One metric for each transport of long connections.
@@ -124,6 +147,7 @@ impl Default for Metrics {
                 "Database reads for sessions too slow for the ring",
             ),
             sync_pages: count(im, "sync_pages", "Pages answered to SyncInput"),
+            bridge: Bridge::of(im.sub_registry_with_prefix("bridge")),
             registry,
         }
     }
@@ -213,6 +237,25 @@ impl Outcomes {
     }
 }
 
+impl Bridge {
+    fn of(bridge: &mut Registry) -> Self {
+        Self {
+            published: count(bridge, "published", "Messages given to Redis"),
+            publish_dropped: count(bridge, "publish_dropped", "Messages not given to Redis"),
+            publish_queue: level(bridge, "publish_queue", "Messages that wait for Redis"),
+            received: count(bridge, "received", "Messages from other instances"),
+            ignored: count(bridge, "ignored", "Messages from Redis that cannot be read"),
+            discontinuities: count(
+                bridge,
+                "discontinuities",
+                "Times that something may have been missed",
+            ),
+            reconnects: count(bridge, "reconnects", "Connections to Redis had anew"),
+            subscriptions: level(bridge, "subscriptions", "Topics subscribed to"),
+        }
+    }
+}
+
 fn build_info() -> Info<Label> {
     Info::new([("version", env!("CARGO_PKG_VERSION"))])
 }
@@ -221,6 +264,12 @@ fn count(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn level(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 /// A histogram of seconds, from 0.1 ms to 13 s, each bucket twice as wide.
@@ -271,6 +320,14 @@ mod tests {
             "im_gaps_filled_total 0",
             "im_catch_up_reads_total 0",
             "im_sync_pages_total 0",
+            "im_bridge_published_total 0",
+            "im_bridge_publish_dropped_total 0",
+            "im_bridge_publish_queue 0",
+            "im_bridge_received_total 0",
+            "im_bridge_ignored_total 0",
+            "im_bridge_discontinuities_total 0",
+            "im_bridge_reconnects_total 0",
+            "im_bridge_subscriptions 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -8,7 +8,9 @@ use futures_util::future::BoxFuture;
 use super::{push::Push, topic::Topic};
 use crate::id::{DeviceId, GroupId, Seq, UserId};
 
+mod frame;
 pub mod in_process;
+pub mod redis;
 
 /// How entries and news reach other instances.
 ///

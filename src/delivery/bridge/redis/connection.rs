@@ -1,0 +1,213 @@
+//! A connection to Redis: had, tried, lost, had again.
+//!
+//! The client can reconnect by itself, but then it sends what waited, late and perhaps twice, and
+//! does not notice a server that hangs. So it is given one connection and no policy: a connection
+//! that is lost, or does not answer, is dropped with everything in it, and there is a new client
+//! for the next one.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fred::{
+    clients::Client,
+    error::{Error as RedisError, ErrorKind},
+    interfaces::{ClientLike, EventInterface},
+    types::{
+        ConnectHandle, Message, RespVersion,
+        config::{Config, ConnectionConfig, PerformanceConfig, TcpConfig},
+    },
+};
+use futures_util::future::try_join_all;
+use tokio::{sync::broadcast, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::{Error, Result},
+    limits::{REDIS_BACK_OFF_MAX, REDIS_BACK_OFF_MIN, REDIS_TIMEOUT},
+    telemetry::Metrics,
+};
+
+/// What Redis answers, or that it does not.
+pub(in super::super) type Outcome<T> = std::result::Result<T, RedisError>;
+
+/// How often the client is asked whether it is connected, should it not tell.
+const CONNECT_POLL: Duration = Duration::from_millis(100);
+
+/// Connects to Redis again and again, for one purpose.
+#[derive(Debug)]
+pub(in super::super) struct Dialer {
+    config: Config,
+    /// Messages that the client keeps until they are taken.
+    inbox: usize,
+    /// For what, in log lines.
+    purpose: &'static str,
+    metrics: Arc<Metrics>,
+    pause: Duration,
+    connected_at: Option<Instant>,
+}
+
+/// A connection; dropping it cuts it off.
+pub(in super::super) struct Connection {
+    client: Client,
+    router: ConnectHandle,
+    messages: Option<broadcast::Receiver<Message>>,
+}
+
+/// Reads the URL of a Redis.
+///
+/// # Errors
+/// An internal error that names the key, and not the URL: it may bear a password.
+pub(super) fn parse(url: &str) -> Result<Config> {
+    let config = Config::from_url(url)
+        .map_err(|error| Error::internal(format!("redis.url: {}", error.details())))?;
+    Ok(Config {
+        version: RespVersion::RESP3,
+        ..config
+    })
+}
+
+impl Dialer {
+    pub(super) fn new(
+        config: Config,
+        inbox: usize,
+        purpose: &'static str,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            config,
+            inbox,
+            purpose,
+            metrics,
+            pause: Duration::ZERO,
+            connected_at: None,
+        }
+    }
+
+    /// A new connection, however long it takes; `None` when `stop` comes first. The first attempt
+    /// is made at once unless the last connection did not live for long.
+    pub(in super::super) async fn dial(&mut self, stop: &CancellationToken) -> Option<Connection> {
+        let before = self.connected_at.take();
+        if before.is_some_and(|at| at.elapsed() > REDIS_BACK_OFF_MAX) {
+            self.pause = Duration::ZERO;
+        }
+        let mut is_told = before.is_some();
+        loop {
+            let attempt = async {
+                tokio::time::sleep(self.pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                Connection::open(&self.config, self.inbox).await
+            };
+            let outcome = stop.run_until_cancelled(attempt).await?;
+            self.pause = (2 * self.pause).clamp(REDIS_BACK_OFF_MIN, REDIS_BACK_OFF_MAX);
+            match outcome {
+                Ok(connection) => {
+                    if is_told {
+                        tracing::info!(purpose = self.purpose, "Redis is there again");
+                    }
+                    if before.is_some() {
+                        self.metrics.bridge.reconnects.inc();
+                    }
+                    self.connected_at = Some(Instant::now());
+                    return Some(connection);
+                }
+                Err(error) if !is_told => {
+                    is_told = true;
+                    self.is_away(&error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Says once that a connection was lost or could not be had.
+    pub(in super::super) fn is_away(&self, error: &RedisError) {
+        tracing::warn!(purpose = self.purpose, %error, "Redis is away, other instances are reached later");
+    }
+}
+
+impl Connection {
+    async fn open(config: &Config, inbox: usize) -> Outcome<Self> {
+        let performance = PerformanceConfig {
+            broadcast_channel_capacity: inbox,
+            default_command_timeout: REDIS_TIMEOUT,
+            ..Default::default()
+        };
+        let connection = ConnectionConfig {
+            connection_timeout: REDIS_TIMEOUT,
+            internal_command_timeout: REDIS_TIMEOUT,
+            tcp: TcpConfig {
+                nodelay: Some(true),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let client = Client::new(config.clone(), Some(performance), Some(connection), None);
+        let mut connection = Self {
+            messages: Some(client.message_rx()),
+            router: client.connect(),
+            client,
+        };
+        let established = timeout(2 * REDIS_TIMEOUT, connection.established());
+        established.await.unwrap_or_else(|_| Err(no_answer()))?;
+        Ok(connection)
+    }
+
+    async fn established(&mut self) -> Outcome<()> {
+        loop {
+            // It tells only those who listen already, so it is asked again.
+            let told = timeout(CONNECT_POLL, self.client.wait_for_connect());
+            tokio::select! {
+                biased;
+                Ok(told) = told => return told,
+                ended = &mut self.router => return Err(reason(ended)),
+                () = tokio::time::sleep(CONNECT_POLL) => {}
+            }
+        }
+    }
+
+    pub(in super::super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The messages of the channels it subscribes to. They can be taken once.
+    pub(super) fn take_messages(&mut self) -> Option<broadcast::Receiver<Message>> {
+        self.messages.take()
+    }
+
+    /// Completes with the reason when the connection is lost; not to be called again then. Cancel
+    /// safe.
+    pub(in super::super) async fn lost(&mut self) -> RedisError {
+        reason((&mut self.router).await)
+    }
+
+    /// Asks every server that it is connected to whether it is there, behind all commands before.
+    pub(super) async fn ping(&self) -> Outcome<()> {
+        let servers = self.client.active_connections();
+        let pings = servers.into_iter().map(|server| {
+            let client = self.client.with_cluster_node(server);
+            async move { client.ping::<String>(None).await }
+        });
+        match timeout(REDIS_TIMEOUT, try_join_all(pings)).await {
+            Ok(answers) => answers.map(drop),
+            Err(_) => Err(no_answer()),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.router.abort();
+    }
+}
+
+pub(super) fn no_answer() -> RedisError {
+    RedisError::new(ErrorKind::Timeout, "no answer in time")
+}
+
+fn reason(ended: std::result::Result<Outcome<()>, tokio::task::JoinError>) -> RedisError {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) | Err(_) => RedisError::new(ErrorKind::IO, "the connection was closed"),
+    }
+}

@@ -1,0 +1,287 @@
+//! What waits to be published, and the one task that publishes it: whatever has gathered while the
+//! batch before was on its way is the next batch.
+//!
+//! Invariant: whatever is not published is counted, and told to all as lost once publishing works
+//! again. Nothing is tried twice: an ephemeral message would be given twice.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::BytesMut;
+use fred::{
+    interfaces::{LuaInterface, PubsubInterface},
+    types::Value,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::{Connection, Dialer, Outcome, no_answer},
+    names::{Channel, Names},
+};
+use crate::{
+    delivery::{
+        bridge::{News, frame},
+        push::Push,
+        topic::Topic,
+    },
+    id::Seq,
+    limits::{
+        BRIDGE_BATCH_BYTES_MAX, BRIDGE_BATCH_MAX, BRIDGE_PUBLISH_TIMEOUT, BRIDGE_QUEUE_BYTES_MAX,
+        BRIDGE_QUEUE_MAX, HINTS_LOST_INTERVAL, REDIS_HEARTBEAT,
+    },
+    telemetry::Metrics,
+};
+
+/// Publishes all pairs of a channel and a frame. One command for a batch costs the client a tenth
+/// of what as many commands do.
+const PUBLISH_ALL: &str = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end";
+
+/// What is published.
+#[derive(Debug)]
+pub(super) enum Item {
+    Push(Topic, Push, Seq),
+    News(News),
+}
+
+/// What waits.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Something is taken: there is a connection.
+    is_open: bool,
+    /// Something was dropped, and nobody has been told yet.
+    is_lossy: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// Puts something in line, or drops it where that cannot be.
+    pub(super) fn put(&self, item: Item) {
+        let bytes = item.bytes();
+        let mut queue = self.lock();
+        let is_full =
+            queue.items.len() >= BRIDGE_QUEUE_MAX || queue.bytes + bytes > BRIDGE_QUEUE_BYTES_MAX;
+        if !queue.is_open || is_full {
+            queue.is_lossy = true;
+            self.metrics.bridge.publish_dropped.inc();
+            return;
+        }
+        queue.bytes += bytes;
+        queue.items.push_back(item);
+        let was_empty = queue.items.len() == 1;
+        drop(queue);
+        if was_empty {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Takes what may be published in one go.
+    fn take(&self, batch: &mut Vec<Item>) {
+        let mut queue = self.lock();
+        let mut bytes = 0;
+        while batch.len() < BRIDGE_BATCH_MAX
+            && bytes < BRIDGE_BATCH_BYTES_MAX
+            && let Some(item) = queue.items.pop_front()
+        {
+            bytes += item.bytes();
+            batch.push(item);
+        }
+        queue.bytes -= bytes;
+        if queue.items.is_empty() {
+            // Room that a burst needed is given back.
+            queue.items.shrink_to(BRIDGE_BATCH_MAX);
+        }
+        self.metrics
+            .bridge
+            .publish_queue
+            .set(queue.items.len() as i64);
+    }
+
+    fn open(&self) {
+        self.lock().is_open = true;
+    }
+
+    /// Drops what waits, and `unsure` more of which nobody knows whether it was published.
+    fn close(&self, unsure: usize) {
+        let mut queue = self.lock();
+        queue.is_open = false;
+        let waiting = mem::take(&mut queue.items);
+        queue.bytes = 0;
+        queue.is_lossy |= !waiting.is_empty() || unsure > 0;
+        let dropped = waiting.len() + unsure;
+        self.metrics.bridge.publish_dropped.inc_by(dropped as u64);
+        self.metrics.bridge.publish_queue.set(0);
+    }
+
+    fn is_lossy(&self) -> bool {
+        self.lock().is_lossy
+    }
+
+    /// Whether something was dropped since the last call.
+    fn take_loss(&self) -> bool {
+        mem::take(&mut self.lock().is_lossy)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Item {
+    /// What it takes in memory and, about, on the wire.
+    fn bytes(&self) -> usize {
+        let own = size_of::<Self>();
+        match self {
+            Self::Push(_, push, _) => own + push.template.message().len(),
+            Self::News(News::Revoked(devices)) => own + size_of_val(&**devices),
+            Self::News(_) => own,
+        }
+    }
+}
+
+/// The task that publishes.
+pub(super) struct Publisher {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) names: Names,
+    pub(super) instance: u64,
+    /// Redis Cluster: sharded pub/sub, in which each channel may be on another node.
+    pub(super) is_sharded: bool,
+    pub(super) metrics: Arc<Metrics>,
+    /// When others were last told of a loss.
+    pub(super) told_at: Option<Instant>,
+}
+
+impl Publisher {
+    /// Publishes until `stop`, and then what still waits.
+    pub(super) async fn run(mut self, mut dialer: Dialer, stop: CancellationToken) {
+        while let Some(mut connection) = dialer.dial(&stop).await {
+            self.outbox.open();
+            let mut batch = Vec::new();
+            let ended = self.serve(&mut connection, &mut batch, &stop).await;
+            self.outbox.close(batch.len());
+            match ended {
+                Ok(()) => return,
+                Err(error) => dialer.is_away(&error),
+            }
+        }
+    }
+
+    /// Publishes over one connection until that fails, or until there is nothing left after `stop`.
+    async fn serve(
+        &mut self,
+        connection: &mut Connection,
+        batch: &mut Vec<Item>,
+        stop: &CancellationToken,
+    ) -> Outcome<()> {
+        loop {
+            self.fill(batch);
+            if !batch.is_empty() {
+                self.publish(connection, batch).await?;
+                self.metrics.bridge.published.inc_by(batch.len() as u64);
+                batch.clear();
+                continue;
+            }
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            let heartbeat = Instant::now() + REDIS_HEARTBEAT;
+            tokio::select! {
+                () = self.outbox.filled.notified() => {}
+                () = self.loss_due() => {}
+                () = sleep_until(heartbeat) => connection.ping().await?,
+                () = stop.cancelled() => {}
+                error = connection.lost() => return Err(error),
+            }
+        }
+    }
+
+    /// Takes the next batch, with news of a loss first.
+    fn fill(&mut self, batch: &mut Vec<Item>) {
+        let may_tell = self
+            .told_at
+            .is_none_or(|at| at.elapsed() >= HINTS_LOST_INTERVAL);
+        if may_tell && self.outbox.take_loss() {
+            self.told_at = Some(Instant::now());
+            batch.push(Item::News(News::HintsLost));
+        }
+        self.outbox.take(batch);
+    }
+
+    /// Completes when others may be told of a loss, if there is one.
+    async fn loss_due(&self) {
+        match self.told_at.filter(|_| self.outbox.is_lossy()) {
+            Some(at) => sleep_until(at + HINTS_LOST_INTERVAL).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn publish(&self, connection: &Connection, batch: &[Item]) -> Outcome<()> {
+        let mut out = BytesMut::with_capacity(batch.iter().map(Item::bytes).sum());
+        let mut args = Vec::with_capacity(2 * batch.len());
+        for item in batch {
+            for part in self.encode(item, &mut out) {
+                args.push(part);
+            }
+        }
+        let publishing = async {
+            if self.is_sharded {
+                self.publish_sharded(connection, args).await
+            } else {
+                let keys: Vec<String> = Vec::new();
+                connection.client().eval(PUBLISH_ALL, keys, args).await
+            }
+        };
+        timeout(BRIDGE_PUBLISH_TIMEOUT, publishing)
+            .await
+            .unwrap_or_else(|_| Err(no_answer()))
+    }
+
+    async fn publish_sharded(&self, connection: &Connection, args: Vec<Value>) -> Outcome<()> {
+        let pipeline = connection.client().pipeline();
+        let mut args = args.into_iter();
+        while let (Some(channel), Some(frame)) = (args.next(), args.next()) {
+            let channel = channel.as_bytes_str().unwrap_or_default();
+            let _: () = pipeline.spublish(channel, frame).await?;
+        }
+        let _: Vec<i64> = pipeline.all().await?;
+        Ok(())
+    }
+
+    /// The channel and the frame of `item`, both in the buffer `out`.
+    fn encode(&self, item: &Item, out: &mut BytesMut) -> [Value; 2] {
+        let channel = match item {
+            Item::Push(topic, ..) => Channel::Topic(*topic),
+            Item::News(News::SignedIn { user, .. }) => Channel::Topic(Topic::User(*user)),
+            Item::News(_) => Channel::News,
+        };
+        self.names.put_channel(out, channel);
+        let name = out.split().freeze();
+        match item {
+            Item::Push(_, push, after) => frame::put_push(out, self.instance, push, *after),
+            Item::News(news) => frame::put_news(out, self.instance, news),
+        }
+        [Value::Bytes(name), Value::Bytes(out.split().freeze())]
+    }
+}

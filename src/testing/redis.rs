@@ -1,0 +1,216 @@
+//! A Redis server of a test's own, which can be stopped, restarted, frozen and cut off.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+
+/// How long a test waits for what must come.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A server on a port of its own.
+pub struct RedisServer {
+    port: u16,
+    arguments: &'static [&'static str],
+    child: Option<Child>,
+    folder: TempDir,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A Redis Cluster of one node.
+    pub async fn cluster() -> Self {
+        let server = Self::with(&["--cluster-enabled", "yes"]).await;
+        server.ask("CLUSTER ADDSLOTSRANGE 0 16383").await;
+        let is_well = async {
+            while !server
+                .ask("CLUSTER INFO")
+                .await
+                .contains("cluster_state:ok")
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, is_well).await.expect("the cluster is well");
+        server
+    }
+
+    async fn with(arguments: &'static [&'static str]) -> Self {
+        // Two tests may be given one port before either uses it.
+        for _ in 0..10 {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let mut server = Self {
+                port: free.local_addr().unwrap().port(),
+                arguments,
+                child: None,
+                folder: tempfile::tempdir().unwrap(),
+            };
+            drop(free);
+            if server.up().await {
+                return server;
+            }
+        }
+        panic!("no Redis could be started");
+    }
+
+    /// Starts it, again if need be. Returns whether it answers.
+    pub async fn up(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(self.folder.path())
+            .args(self.arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().expect("redis-server is installed");
+        let answers = async {
+            loop {
+                if child.try_wait().unwrap().is_some() {
+                    return false;
+                }
+                if self.try_ask("PING").await.is_some_and(|a| a == "+PONG\r\n") {
+                    return true;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let answers = timeout(LONG, answers).await.expect("Redis starts");
+        self.child = Some(child);
+        answers
+    }
+
+    /// Kills it.
+    pub fn down(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // One that is gone already is gone.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Freezes it: it keeps its connections and answers nothing.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("it runs");
+        let kill = Command::new("kill")
+            .args([&format!("-{name}"), &child.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn cluster_url(&self) -> String {
+        format!("redis-cluster://127.0.0.1:{}", self.port)
+    }
+
+    /// Its answer to a command, as it stands on the wire.
+    pub async fn ask(&self, command: &str) -> String {
+        self.try_ask(command).await.expect("Redis answers")
+    }
+
+    async fn try_ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))
+            .await
+            .ok()?;
+        let line = format!("{command}\r\n");
+        stream.write_all(line.as_bytes()).await.ok()?;
+        let mut answer = vec![0; 16 * 1024];
+        let len = stream.read(&mut answer).await.ok()?;
+        answer.truncate(len);
+        String::from_utf8(answer).ok()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+/// Stands between a client and a server, and can swallow what they say.
+pub struct Proxy {
+    address: SocketAddr,
+    swallows: watch::Sender<bool>,
+}
+
+impl Proxy {
+    pub async fn before(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (swallows, swallowing) = watch::channel(false);
+        let port = server.port;
+        crate::lifecycle::Tasks::default().spawn(async move {
+            let tasks = Arc::new(crate::lifecycle::Tasks::default());
+            while let Ok((client, _)) = listener.accept().await {
+                let swallowing = swallowing.clone();
+                tasks.spawn(async move {
+                    let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+                        return;
+                    };
+                    let (client, server) = (client.into_split(), server.into_split());
+                    tokio::join!(
+                        pass(client.0, server.1, swallowing.clone()),
+                        pass(server.0, client.1, swallowing),
+                    );
+                });
+            }
+        });
+        Self { address, swallows }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// From now on nothing passes on connections that are open or come, and nobody is told.
+    pub fn swallow(&self) {
+        self.swallows.send_replace(true);
+    }
+
+    /// New connections pass again; those that were cut off stay so.
+    pub fn pass(&self) {
+        self.swallows.send_replace(false);
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut swallowing: watch::Receiver<bool>,
+) {
+    let swallows = async {
+        // It ends with the test.
+        let _ = swallowing.wait_for(|swallows| *swallows).await;
+    };
+    tokio::select! {
+        _ = copy(&mut from, &mut to) => return,
+        () = swallows => {}
+    }
+    // The peers see neither data nor an end.
+    let _ = copy(&mut from, &mut tokio::io::sink()).await;
+    std::future::pending::<()>().await;
+}
