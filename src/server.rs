@@ -28,6 +28,7 @@ use crate::{
     user::{Accounts, Directory},
 };
 use axum::Router;
+use tokio_util::sync::CancellationToken;
 
 pub use crate::listen::Addresses;
 
@@ -38,6 +39,7 @@ pub struct Server {
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     store: Store,
+    place: store::Held,
 }
 
 impl Server {
@@ -59,12 +61,15 @@ impl Server {
         }
         let listeners = Listeners::bind(&config.listen)?;
         let store = Store::open(&config.database).await?;
+        // Before the schema is touched: another version may be at work.
+        let place = store.take_place(config.redis.url.is_empty()).await?;
         store.migrate().await?;
         Ok(Self {
             config,
             clock,
             listeners,
             store,
+            place,
         })
     }
 
@@ -102,11 +107,13 @@ impl Server {
             clock,
             listeners,
             store,
+            place,
         } = self;
+        let core = &groups.core;
+        core.spawn_critical("place", keep(place, core.stop().clone()));
         let metrics = Arc::new(Metrics::default());
         let registry = Arc::new(Registry::default());
         let bridge = Arc::new(InProcess);
-        let core = &groups.core;
         let router = router::Router::new(bridge, core.clone(), Arc::clone(&metrics));
         let router = Arc::new(router);
 
@@ -257,10 +264,16 @@ pub fn unsupported(config: &Config) -> Option<&'static str> {
         Some("redis.url: this version runs one instance without Redis, leave it empty")
     } else if config.users.provider != UserProvider::Builtin {
         Some("users.provider: this version has the built-in user directory only")
-    } else if !config.database.url.starts_with("sqlite:") {
-        Some("database.url: this version runs on SQLite only (sqlite://path)")
     } else {
         None
+    }
+}
+
+/// Keeps the instance's place on the database until the stop. It ends before that, and with it the
+/// server, when another instance took it.
+async fn keep(place: store::Held, stop: CancellationToken) {
+    if let Some(refused) = stop.run_until_cancelled(place.keep()).await {
+        tracing::error!(error = %refused, "the place on the database is lost");
     }
 }
 

@@ -5,7 +5,7 @@
 //! Invariant: only this module and the crate `migrations` name sea-orm. Writes go through
 //! [`Store::begin`] and [`Store::append`](append).
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use migrations::{Migrator, MigratorTrait};
 use sea_orm::{
@@ -15,6 +15,7 @@ use sea_orm::{
 };
 
 use self::{
+    bounded::Bounded,
     server::{Place, Server},
     sqlite::Sqlite,
 };
@@ -27,6 +28,7 @@ use crate::{
 pub mod ack;
 pub mod append;
 pub mod auth_token;
+mod bounded;
 pub mod cluster;
 mod commit;
 pub mod device;
@@ -58,7 +60,7 @@ impl<T: ConnectionTrait> Conn for T {}
 pub struct Store {
     /// Reads. On a database server callers' transactions run here too, so that those who write by
     /// themselves need not wait for a connection behind them.
-    read: DatabaseConnection,
+    read: Arc<Bounded<DatabaseConnection>>,
     write: DatabaseConnection,
     engine: Arc<Engine>,
 }
@@ -77,7 +79,7 @@ pub struct Held(Option<Place>);
 /// An open transaction; it is rolled back unless committed.
 #[derive(Debug)]
 pub struct Tx {
-    tx: DatabaseTransaction,
+    tx: Bounded<DatabaseTransaction>,
     turn: Option<sqlite::Turn>,
 }
 
@@ -99,7 +101,7 @@ impl Store {
             }
         };
         Ok(Self {
-            read,
+            read: Arc::new(Bounded(read)),
             write,
             engine: Arc::new(engine),
         })
@@ -141,7 +143,7 @@ impl Store {
 
     /// What queries that write nothing run on.
     pub fn reader(&self) -> &impl Conn {
-        &self.read
+        &*self.read
     }
 
     /// Begins a transaction that may write. It waits for its turn at most the database's
@@ -155,7 +157,7 @@ impl Store {
                 Engine::Sqlite(sqlite) => {
                     self.begin_on(&self.write, Some(sqlite.caller_turn().await))
                 }
-                Engine::Server(_) => self.begin_on(&self.read, None),
+                Engine::Server(_) => self.begin_on(&self.read.0, None),
             }
             .await
         };
@@ -190,8 +192,11 @@ impl Store {
         if let Some(turn) = &mut turn {
             turn.wrote(sqlite::checkpoint::TRANSACTION_ROWS);
         }
-        let tx = pool.begin_with_options(options).await?;
-        Ok(Tx { tx, turn })
+        let tx = attempt(pool.begin_with_options(options)).await?;
+        Ok(Tx {
+            tx: Bounded(tx),
+            turn,
+        })
     }
 
     /// Folds SQLite's write-ahead log into its file whenever it has grown enough; never returns.
@@ -208,7 +213,7 @@ impl Store {
             Engine::Sqlite(sqlite) => sqlite.close().await,
             Engine::Server(server) => server.close().await,
         }
-        for pool in [&self.read, &self.write] {
+        for pool in [&self.read.0, &self.write] {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database failed");
             }
@@ -251,13 +256,24 @@ impl Tx {
 
     /// As [`Tx::commit`], for those who handle each kind of failure themselves.
     pub(crate) async fn commit_raw(self) -> Outcome<()> {
-        let commit = tokio::time::timeout(ATTEMPT_MAX, self.tx.commit());
-        commit.await.unwrap_or_else(|_| Err(failure::timed_out()))?;
+        attempt(self.tx.0.commit()).await?;
         if let Some(turn) = self.turn {
             turn.committed();
         }
         Ok(())
     }
+}
+
+/// Waits for one attempt at something on the database at most [`ATTEMPT_MAX`]: it may have been cut off
+/// without a word.
+///
+/// # Errors
+/// What `work` gives, and [`FailureKind::Away`] when it takes longer.
+pub(crate) async fn attempt<T, E: From<Failure>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let done = tokio::time::timeout(ATTEMPT_MAX, work).await;
+    done.unwrap_or_else(|_| Err(failure::timed_out().into()))
 }
 
 /// In an upsert: the value that was to be inserted. What that is called differs.

@@ -8,7 +8,7 @@ use sea_orm::{
 };
 
 use super::{
-    Conn, Engine, Outcome, Store,
+    Conn, Engine, Outcome, Store, attempt,
     entity::{message, timeline_entry, timeline_head},
     ids::padded,
     incoming, server,
@@ -258,7 +258,8 @@ pub async fn page(
     match &*store.engine {
         Engine::Sqlite(sqlite) => sqlite.page(owner, after, rows_max, bytes_max).await,
         Engine::Server(_) => {
-            Ok(server::page(&store.read, owner, after, rows_max, bytes_max).await?)
+            let page = server::page(&store.read.0, owner, after, rows_max, bytes_max);
+            Ok(attempt(page).await?)
         }
     }
 }

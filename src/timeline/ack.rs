@@ -106,7 +106,7 @@ impl Acks {
             if batch.is_empty() {
                 return;
             }
-            let written = store::ack::raise(store, &batch).await;
+            let written = store::attempt(store::ack::raise(store, &batch)).await;
             self.end_flush(written.is_err());
             if let Err(error) = written {
                 tracing::warn!(%error, "acks could not be written yet");

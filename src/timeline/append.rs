@@ -118,7 +118,8 @@ pub(super) async fn is_stored(
         return Ok(false);
     }
     let new_ids: Vec<MessageId> = new.iter().map(|at| ids[*at]).collect();
-    let stored = store::message::stored(store.reader(), &new_ids).await?;
+    let look_up = store::message::stored(store.reader(), &new_ids);
+    let stored = store::attempt(look_up).await?;
     let stored: HashSet<_> = stored
         .iter()
         .map(|known| (known.id, &*known.digest))

@@ -25,7 +25,7 @@ use crate::{
     id::MessageId,
     lifecycle::Tasks,
     limits::{BATCH_DEADLINE, DATABASE_DEADLINE, SEND_DEADLINE},
-    store::{Outcome, Store, append::Entry},
+    store::{self, Outcome, Store, append::Entry},
     telemetry::Metrics,
 };
 
@@ -256,7 +256,7 @@ impl Task {
     async fn peek_ids(&mut self, count: usize, deadline: Instant) -> Result<Vec<MessageId>> {
         let mut retry = Retry::until(deadline);
         loop {
-            let seen: Outcome<_> = self.ids.peek(&self.options.store, count).await;
+            let seen: Outcome<_> = store::attempt(self.ids.peek(&self.options.store, count)).await;
             let error = match seen {
                 Ok(ids) => return Ok(ids),
                 Err(error) => error,

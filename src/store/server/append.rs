@@ -51,12 +51,7 @@ impl Server {
         {
             return Ok(committed);
         }
-        let attempt = tokio::time::timeout(ATTEMPT_MAX, careful::append(write, sends));
-        attempt.await.unwrap_or_else(|_| {
-            // It may have been about to commit: the writer looks that up where it matters, which is
-            // where a message of the batch is found again, by its id.
-            Err(before(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
-        })
+        careful::append(write, sends).await
     }
 
     /// Appends a batch on a connection kept for that. It is given up after a failure: whatever state

@@ -9,15 +9,12 @@ use sea_orm::{DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use super::super::{
     Conn, Failure, Outcome,
     append::{Committed, Entry, Failed, Placed, Send, To, take_positions},
-    cluster, failure,
+    attempt, cluster, failure,
     group::{self, GroupKind, Roster},
     message::{self, ClientKey},
     timeline,
 };
-use crate::{
-    id::{GroupId, MessageId, Owner, Seq, UserId},
-    limits::ATTEMPT_MAX,
-};
+use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
 
 /// What is decided about a send, before positions are taken.
 enum Decision {
@@ -69,18 +66,13 @@ pub(super) async fn append(
     let fill = async {
         let tx = write.begin().await?;
         let committed = fill(&tx, sends).await?;
-        Ok((tx, committed))
+        Ok::<_, Failure>((tx, committed))
     };
-    let (tx, committed) = in_time(fill).await.map_err(|error| failed(error, None))?;
-    match in_time(tx.commit()).await {
+    let (tx, committed) = attempt(fill).await.map_err(|error| failed(error, None))?;
+    match attempt(tx.commit()).await {
         Ok(()) => Ok(committed),
         Err(error) => Err(failed(error, Some(committed))),
     }
-}
-
-async fn in_time<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let done = tokio::time::timeout(ATTEMPT_MAX, work).await;
-    done.unwrap_or_else(|_| Err(failure::timed_out()))
 }
 
 fn failed(error: Failure, in_doubt: Option<Committed>) -> Failed {

@@ -233,3 +233,6 @@ pub(super) async fn page(
     }
     Ok((rows, false))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::{
     id::MessageId,
     limits::{ANNOUNCEMENTS_MAX, DATABASE_DEADLINE},
     store::{
-        self, Failure, Outcome,
+        self, Failure, Outcome, Tx,
         append::{Entry, Send},
     },
     timeline::{
@@ -131,6 +131,28 @@ impl Task {
         ids: &[MessageId],
     ) -> Result<Written, Failed> {
         let begun = Instant::now();
+        let (tx, written) = store::attempt(self.write_change(work, ids)).await?;
+        let rows = written
+            .entries
+            .iter()
+            .map(|entries| 1 + entries.len())
+            .sum();
+        match tx.commit_raw().await {
+            Ok(()) => {
+                let metrics = &self.options.metrics;
+                metrics.batch_committed(written.entries.len(), rows, begun.elapsed());
+                Ok(written)
+            }
+            Err(failure) => Err(Failed::InCommit(failure, written)),
+        }
+    }
+
+    /// All of the transaction but the commit.
+    async fn write_change(
+        &self,
+        work: &mut dyn Work,
+        ids: &[MessageId],
+    ) -> Result<(Tx, Written), Failed> {
         let mut tx = self.options.store.begin_raw().await?;
         let announcements = work.apply(&tx).await.map_err(|stop| match stop {
             Stop::Refused(error) => Failed::Refused(error),
@@ -144,22 +166,14 @@ impl Task {
         let sends: Vec<Send> = sends.map(|(send, id)| send.as_stored(*id)).collect();
         let entries = store::append::within(tx.conn(), &sends).await?;
         let epoch = store::cluster::epoch_raw(tx.conn()).await?;
-        let rows = entries.iter().map(|entries| 1 + entries.len()).sum();
+        let rows: usize = entries.iter().map(|entries| 1 + entries.len()).sum();
         tx.wrote(work.rows() + rows);
-        let messages = announcements.len();
         let written = Written {
             announcements,
             entries,
             epoch,
         };
-        match tx.commit_raw().await {
-            Ok(()) => {
-                let metrics = &self.options.metrics;
-                metrics.batch_committed(messages, rows, begun.elapsed());
-                Ok(written)
-            }
-            Err(failure) => Err(Failed::InCommit(failure, written)),
-        }
+        Ok((tx, written))
     }
 
     /// After a commit whose outcome is unknown: whether the change was made. One that is announced
@@ -168,7 +182,8 @@ impl Task {
         let Some(first) = written.and_then(|written| written.announcements.first()) else {
             return Ok(false);
         };
-        let stored = store::message::stored(self.options.store.reader(), &ids[..1]).await?;
+        let look_up = store::message::stored(self.options.store.reader(), &ids[..1]);
+        let stored = store::attempt(look_up).await?;
         Ok(stored
             .iter()
             .any(|known| known.digest == first.message.digest))
