@@ -248,6 +248,10 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 pub const ATTEMPT_MAX: Duration = Duration::from_secs(4);
 const _: () = assert!(LOCK_TIMEOUT.as_millis() < ATTEMPT_MAX.as_millis());
 const _: () = assert!(ATTEMPT_MAX.as_millis() < DATABASE_DEADLINE.as_millis());
+/// Sends that wait aside because another instance holds a lock that they need.
+pub const SET_ASIDE_MAX: usize = 4_096;
+/// Between two looks whether such locks are free.
+pub const TAKE_UP_INTERVAL: Duration = Duration::from_millis(200);
 /// An open transaction that does nothing for so long is ended by the database server: its instance
 /// hangs, and holds locks.
 pub const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(5);

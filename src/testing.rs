@@ -164,7 +164,17 @@ pub struct Timelines {
 impl Timelines {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = open_store(folder.path()).await;
+        let url = format!("sqlite://{}", folder.path().join("im.db").display());
+        Self::on(folder, url).await
+    }
+
+    /// On a database server; the folder stays empty.
+    pub async fn at(database: &test_servers::Database) -> Self {
+        Self::on(tempfile::tempdir().unwrap(), database.url().into()).await
+    }
+
+    async fn on(folder: TempDir, url: String) -> Self {
+        let store = open_store_at(url).await;
         let tasks = Tasks::default();
         let metrics = Arc::new(Metrics::default());
         let router = Router::new(Arc::new(InProcess), tasks.clone(), Arc::clone(&metrics));
@@ -245,8 +255,12 @@ pub fn send(sender: i64, owners: &[i64], client_message_id: &str, content: &[u8]
 }
 
 async fn open_store(folder: &Path) -> Store {
+    open_store_at(format!("sqlite://{}", folder.join("im.db").display())).await
+}
+
+async fn open_store_at(url: String) -> Store {
     let database = config::Database {
-        url: format!("sqlite://{}", folder.join("im.db").display()),
+        url,
         max_connections: 4,
         sqlite_synchronous: config::SqliteSynchronous::Normal,
     };

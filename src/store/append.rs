@@ -7,11 +7,13 @@
 //! is appended [within](within) the change's transaction.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
-use super::{Conn, Engine, FailureKind, Outcome, Store, group::Roster, message, timeline};
+use super::{
+    Conn, Engine, FailureKind, Outcome, Store, attempt, group::Roster, message, server, timeline,
+};
 use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
 
 pub use super::timeline::Entry;
@@ -119,6 +121,15 @@ pub enum Placed {
     NotInGroup,
 }
 
+/// A row that an append locks until its commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lock {
+    /// A group's, for its members.
+    Group(GroupId),
+    /// A timeline's head.
+    Head(Owner),
+}
+
 /// A batch that is stored.
 #[derive(Clone, Debug)]
 pub struct Committed {
@@ -186,6 +197,17 @@ impl Store {
         match &*self.engine {
             Engine::Sqlite(sqlite) => sqlite.append(sends).await,
             Engine::Server(server) => server.append(&self.write, &sends).await,
+        }
+    }
+
+    /// Which of `locks` somebody else holds right now. On SQLite nobody does: there is one writer.
+    ///
+    /// # Errors
+    /// What the database answers.
+    pub(crate) async fn held(&self, locks: HashSet<Lock>) -> Outcome<HashSet<Lock>> {
+        match &*self.engine {
+            Engine::Sqlite(_) => Ok(HashSet::new()),
+            Engine::Server(_) => attempt(server::held(&self.write, locks)).await,
         }
     }
 }

@@ -18,9 +18,10 @@ pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
 /// The kinds of failure that are handled differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The transaction was refused but may be run again: busy, deadlock, serialization, lock
-    /// timeout.
+    /// The transaction was refused but may be run again: busy, deadlock, serialization.
     Transient,
+    /// Somebody else holds a lock for too long; it may be run again.
+    Locked,
     /// The database does not answer, has no room, or the connection broke; a commit under way
     /// may or may not have happened.
     Away,
@@ -81,8 +82,10 @@ pub(super) fn timed_out() -> Failure {
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>.
 const fn mysql_kind(number: u16) -> Kind {
     match number {
-        // Record changed, lock wait timeout, deadlock, certification failed.
-        1020 | 1205 | 1213 | 3101 => Kind::Transient,
+        // Record changed, deadlock, certification failed.
+        1020 | 1213 | 3101 => Kind::Transient,
+        // Lock wait timeout.
+        1205 => Kind::Locked,
         // Disk full, too many connections, out of memory, unknown to a node that joins, shutdown,
         // error in the commit, network errors, read only (a replica), interrupted, killed, too idle.
         1021
@@ -117,8 +120,10 @@ const fn mysql_kind(number: u16) -> Kind {
 /// The codes of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 fn postgres_kind(code: &str) -> Kind {
     match code {
-        // Serialization failure, deadlock, lock not available.
-        "40001" | "40P01" | "55P03" => Kind::Transient,
+        // Serialization failure, deadlock.
+        "40001" | "40P01" => Kind::Transient,
+        // Lock not available.
+        "55P03" => Kind::Locked,
         // Read only (a replica), idle in a transaction for too long, unknown, cancelled.
         "25006" | "25P03" | "40003" | "57014" => Kind::Away,
         // Connection, resources, operator, system.
@@ -147,7 +152,7 @@ impl From<DbErr> for Error {
     #[track_caller]
     fn from(error: DbErr) -> Self {
         match kind(&error) {
-            Kind::Transient | Kind::Away => {
+            Kind::Transient | Kind::Locked | Kind::Away => {
                 tracing::debug!(%error, "the database does not answer");
                 Self::try_again("the database does not answer, try again later")
             }

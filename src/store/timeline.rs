@@ -62,7 +62,7 @@ pub(crate) async fn heads_raw(conn: &impl Conn, owners: &[Owner]) -> Outcome<Has
 }
 
 /// Rows of `timeline_head` that belong to one of `owners`, by the primary key.
-fn owned_by(owners: &[Owner]) -> Condition {
+pub(super) fn owned_by(owners: &[Owner]) -> Condition {
     // Sorted by kind: the same owners make the same statement.
     let mut by_kind: BTreeMap<i16, Vec<i64>> = BTreeMap::new();
     for owner in owners {

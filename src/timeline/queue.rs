@@ -58,7 +58,7 @@ pub(super) enum Batch {
 }
 
 /// `SenderType` and id.
-type Sender = (i16, i64);
+pub(super) type Sender = (i16, i64);
 
 /// What waits for the writer.
 #[derive(Debug, Default)]
@@ -283,9 +283,19 @@ impl State {
 }
 
 impl SendJob {
+    /// Tells whoever waits; that nobody does any more is his affair.
+    pub(super) fn answer(self, result: Result<Appended>) {
+        let _ = self.reply.send(result);
+    }
+
+    pub(super) fn sender(&self) -> Sender {
+        let message = &self.append.message;
+        (message.sender_type, message.sender_id)
+    }
+
     /// Rows and bytes. A job that is larger than a batch counts as one: it would be refused for ever
     /// otherwise.
-    fn size(&self) -> (usize, usize) {
+    pub(super) fn size(&self) -> (usize, usize) {
         let rows = self.append.rows().min(BATCH_ROWS_MAX);
         (rows, self.append.message.content.len())
     }
@@ -294,10 +304,7 @@ impl SendJob {
 impl Job {
     fn sender(&self) -> Sender {
         match self {
-            Self::Send(send) => {
-                let message = &send.append.message;
-                (message.sender_type, message.sender_id)
-            }
+            Self::Send(send) => send.sender(),
             Self::Change(change) => (pb::SenderType::StUser as i16, change.work.by().get()),
         }
     }

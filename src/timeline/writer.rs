@@ -24,16 +24,17 @@ use crate::{
     error::{Error, Result},
     id::MessageId,
     lifecycle::Tasks,
-    limits::{BATCH_DEADLINE, DATABASE_DEADLINE, SEND_DEADLINE},
+    limits::{BATCH_DEADLINE, DATABASE_DEADLINE, SEND_DEADLINE, TAKE_UP_INTERVAL},
     store::{self, Outcome, Store, append::Entry},
     telemetry::Metrics,
 };
 
 mod appending;
+mod aside;
 mod changing;
 mod retry;
 
-use self::retry::Retry;
+use self::{aside::Aside, retry::Retry};
 
 /// What the writer works with.
 #[derive(Debug, Clone)]
@@ -79,6 +80,9 @@ impl Writer {
         let task = Task {
             options,
             ids: MessageIds::default(),
+            aside: Aside::default(),
+            take_up_at: Instant::now(),
+            is_closed: false,
             epoch_changed: Box::new(epoch_changed),
         };
         let end = End(writer.clone());
@@ -202,23 +206,60 @@ impl Drop for End {
     }
 }
 
+/// What the writer does next.
+enum Next {
+    Batch(Batch),
+    /// Look at what was set aside.
+    Aside,
+    /// Nothing waits, and nothing more comes.
+    Closed,
+}
+
 struct Task {
     options: Options,
     ids: MessageIds,
+    aside: Aside,
+    /// When to look at what was set aside.
+    take_up_at: Instant,
+    /// Nothing more comes.
+    is_closed: bool,
     epoch_changed: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Task {
     async fn run(mut self, queue: &Queue) {
-        while let Some(batch) = queue.take().await {
-            if queue.take_forget_ids() {
-                self.ids.forget();
-            }
-            match batch {
-                Batch::Sends(jobs) => self.append_in_time(jobs).await,
-                Batch::Change(job) => self.change(job).await,
+        loop {
+            match self.next(queue).await {
+                Next::Batch(Batch::Sends(jobs)) => self.append_in_time(jobs).await,
+                Next::Batch(Batch::Change(job)) => self.change(job).await,
+                Next::Aside => self.take_up().await,
+                Next::Closed => return,
             }
         }
+    }
+
+    /// Waits for what is to be done next.
+    async fn next(&mut self, queue: &Queue) -> Next {
+        let due = tokio::time::Instant::from_std(self.take_up_at);
+        let next = tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(due), if !self.aside.is_empty() => Next::Aside,
+            batch = queue.take(), if !self.is_closed => match batch {
+                Some(batch) => Next::Batch(batch),
+                None => {
+                    self.is_closed = true;
+                    Next::Aside
+                }
+            },
+            else => Next::Closed,
+        };
+        if queue.take_forget_ids() {
+            self.ids.forget();
+        }
+        if matches!(next, Next::Aside) {
+            self.take_up_at = Instant::now() + TAKE_UP_INTERVAL;
+        }
+        next
     }
 
     /// Notes the epoch that a transaction has read.
@@ -278,6 +319,8 @@ fn too_late() -> Error {
     Error::try_again("the database is too slow, try again later")
 }
 
+#[cfg(test)]
+mod aside_tests;
 #[cfg(test)]
 mod group_tests;
 #[cfg(test)]

@@ -39,11 +39,13 @@ use crate::{
 
 mod append;
 mod careful;
+mod held;
 mod mysql;
 mod place;
 mod plan;
 mod postgres;
 
+pub(super) use held::held;
 pub(super) use place::Place;
 
 /// How to reach a database server.

@@ -160,7 +160,7 @@ impl From<rusqlite::Error> for Error {
     #[track_caller]
     fn from(error: rusqlite::Error) -> Self {
         match kind(&error) {
-            FailureKind::Transient | FailureKind::Away => {
+            FailureKind::Transient | FailureKind::Locked | FailureKind::Away => {
                 tracing::debug!(%error, "the database does not answer");
                 Self::try_again("the database does not answer, try again later")
             }

@@ -29,6 +29,8 @@ enum Ended {
     Placed(Vec<Placed>),
     /// Not stored, or unknown: try again later.
     Away,
+    /// Not stored: somebody else holds a lock that one of them needs.
+    Locked,
     /// The database refuses it as it is.
     Refused(Failed),
 }
@@ -39,20 +41,21 @@ impl Task {
         let (jobs, late): (Vec<SendJob>, Vec<SendJob>) =
             jobs.into_iter().partition(|job| !is_late(job.since));
         for job in late {
-            answer(job, Err(too_late()));
+            job.answer(Err(too_late()));
         }
+        let jobs = self.free_of(jobs);
         if !jobs.is_empty() {
             self.append(jobs).await;
         }
     }
 
-    async fn append(&mut self, jobs: Vec<SendJob>) {
+    pub(super) async fn append(&mut self, jobs: Vec<SendJob>) {
         let deadline = Instant::now() + BATCH_DEADLINE;
         let ids = match self.take_ids(jobs.len(), deadline).await {
             Ok(ids) => ids,
             Err(error) => {
                 for job in jobs {
-                    answer(job, Err(error.duplicate()));
+                    job.answer(Err(error.duplicate()));
                 }
                 return;
             }
@@ -72,13 +75,22 @@ impl Task {
                 Ended::Placed(placed) => self.publish(jobs, placed),
                 Ended::Away => {
                     for job in jobs {
-                        answer(job, Err(unknown_outcome()));
+                        job.answer(Err(unknown_outcome()));
+                    }
+                }
+                Ended::Locked => {
+                    let free = self.set_aside(jobs).await;
+                    if is_over(deadline) {
+                        free.into_iter().for_each(|job| job.answer(Err(too_late())));
+                    } else if !free.is_empty() {
+                        ids.truncate(free.len());
+                        self.append_halving(free, ids, deadline).await;
                     }
                 }
                 Ended::Refused(failed) if jobs.len() == 1 => {
                     let error = Error::wrap("append a message", failed.error);
                     jobs.drain(..)
-                        .for_each(|job| answer(job, Err(error.duplicate())));
+                        .for_each(|job| job.answer(Err(error.duplicate())));
                 }
                 Ended::Refused(_) => {
                     let second_ids = ids.split_off(jobs.len() / 2);
@@ -124,6 +136,7 @@ impl Task {
                             Err(_) => return Ended::Away,
                         }
                     }
+                    Next::Locked => return Ended::Locked,
                     Next::Refused => return Ended::Refused(failed),
                 }
                 doubt = failed.in_doubt.map(|committed| committed.placed).or(doubt);
@@ -190,7 +203,7 @@ impl Task {
                 Placed::NoSuchGroup => Err(Error::no_such_group()),
                 Placed::NotInGroup => Err(Error::not_in_group()),
             };
-            answer(job, result);
+            job.answer(result);
         }
     }
 }
@@ -205,7 +218,6 @@ impl Append {
     }
 }
 
-/// Tells whoever waits; that nobody does any more is his affair.
-fn answer(job: SendJob, result: Result<Appended>) {
-    let _ = job.reply.send(result);
+fn is_over(deadline: Instant) -> bool {
+    Instant::now() >= deadline
 }

@@ -106,6 +106,11 @@ impl Task {
                 let kind = store::failure_kind(&failure);
                 match retry.judge(kind, written.is_some(), &failure) {
                     Next::Again => {}
+                    // Everybody else would wait for whoever holds it.
+                    Next::Locked => {
+                        tracing::warn!(%failure, "another instance holds what a change is about");
+                        return Err(too_late());
+                    }
                     Next::FreshIds => {
                         self.ids.forget();
                         ids = self.peek_ids(ANNOUNCEMENTS_MAX, deadline).await?;

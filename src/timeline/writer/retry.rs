@@ -27,6 +27,8 @@ pub(super) enum Next {
     Again,
     /// Another attempt, with fresh message ids.
     FreshIds,
+    /// Somebody else holds a lock that it needs.
+    Locked,
     /// None: the database refuses it as it is.
     Refused,
 }
@@ -62,7 +64,8 @@ impl Retry {
     ) -> Next {
         self.must_look_up = in_commit;
         match kind {
-            FailureKind::Transient | FailureKind::Away => {
+            FailureKind::Locked if !in_commit => Next::Locked,
+            FailureKind::Transient | FailureKind::Locked | FailureKind::Away => {
                 tracing::warn!(%error, "a transaction was not made yet");
                 Next::Again
             }
@@ -111,9 +114,9 @@ mod tests {
 
     #[test]
     fn failure_in_the_commit_is_looked_up_whatever_its_kind() {
-        use FailureKind::{Away, Duplicate, Other, Transient};
+        use FailureKind::{Away, Duplicate, Locked, Other, Transient};
 
-        for kind in [Transient, Away, Duplicate, Other] {
+        for kind in [Transient, Locked, Away, Duplicate, Other] {
             let mut retry = retry();
             assert_eq!(retry.judge(kind, true, &"x"), Next::Again, "{kind:?}");
             assert!(retry.must_look_up(), "{kind:?}");
@@ -131,6 +134,13 @@ mod tests {
         assert_eq!(judge(FailureKind::Duplicate), (Next::FreshIds, false));
         assert_eq!(judge(FailureKind::Duplicate), (Next::Refused, false));
         assert_eq!(judge(FailureKind::Other), (Next::Refused, false));
+    }
+
+    #[test]
+    fn lock_that_is_held_is_told_apart() {
+        let mut retry = retry();
+        assert_eq!(retry.judge(FailureKind::Locked, false, &"x"), Next::Locked);
+        assert!(!retry.must_look_up());
     }
 
     #[tokio::test(start_paused = true)]
