@@ -423,7 +423,7 @@ impl Running {
     /// Ends everything but the probes: first nobody new, then one session after the other, then the
     /// writer when nobody can send any more, then the rest; all of it within `timeout`, if it can be.
     async fn drain(self, groups: &Groups, timeout: Duration) {
-        // Not ready, listeners closed, no sign-in: in this order, as all of them look at this.
+        // `/readyz` looks at this too, so it says no before any listener has closed.
         groups.edge.stop().cancel();
         for health in &self.health {
             health.stop_serving().await;

@@ -83,7 +83,6 @@ proptest! {
         }
     }
 
-    /// However the segments come, the header is cut off and the rest is left.
     #[test]
     fn garbage_is_refused(bytes in vec(any::<u8>(), 1..200)) {
         prop_assume!(!begins(&bytes, V1) && !begins(&bytes, V2));
