@@ -9,11 +9,10 @@ use std::{
     fmt,
     hash::Hash,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use crate::limits::CACHE_TTL;
-
-/// A cache whose entries live [`CACHE_TTL`] at most.
+/// A cache whose entries live for a bounded time.
 pub struct Cache<K, V> {
     entries: moka::sync::Cache<K, V>,
     /// The keys being loaded; bounded by the requests being answered.
@@ -42,13 +41,13 @@ pub trait Value: Clone + Send + Sync + 'static {}
 impl<T: Clone + Send + Sync + 'static> Value for T {}
 
 impl<K: Key, V: Value> Cache<K, V> {
-    /// An empty cache of at most about `entries_max` entries.
+    /// An empty cache of at most about `entries_max` entries, each of which lives for `ttl`.
     #[must_use]
-    pub fn new(entries_max: u64) -> Self {
+    pub fn new(entries_max: u64, ttl: Duration) -> Self {
         Self {
             entries: moka::sync::Cache::builder()
                 .max_capacity(entries_max)
-                .time_to_live(CACHE_TTL)
+                .time_to_live(ttl)
                 .build(),
             loading: Mutex::default(),
         }
@@ -131,10 +130,11 @@ impl<K: Key, V: Value> Drop for Load<'_, K, V> {
 #[cfg(test)]
 mod tests {
     use super::Cache;
+    use crate::limits::CACHE_TTL;
 
     #[test]
     fn load_is_kept_until_the_key_is_invalidated() {
-        let cache = Cache::new(10);
+        let cache = Cache::new(10, CACHE_TTL);
         cache.load(1).keep("first");
         assert_eq!(cache.get(1), Some("first"));
         cache.invalidate(1);
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn load_loses_to_an_invalidation_while_it_reads() {
-        let cache = Cache::new(10);
+        let cache = Cache::new(10, CACHE_TTL);
         let before = cache.load(1);
         let other_key = cache.load(2);
         cache.invalidate(1);
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn load_begun_before_two_invalidations_loses_too() {
-        let cache = Cache::new(10);
+        let cache = Cache::new(10, CACHE_TTL);
         let load = cache.load(1);
         cache.invalidate(1);
         cache.invalidate(1);

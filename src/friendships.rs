@@ -3,6 +3,8 @@
 //! Invariant: only friendships are remembered, as no friendship ends today; that two are strangers
 //! is asked of the database each time, so that friends may write from the moment they are.
 
+use std::time::Duration;
+
 use crate::{
     cache::Cache,
     error::Result,
@@ -19,12 +21,12 @@ pub struct Friendships {
 }
 
 impl Friendships {
-    /// Remembers nothing yet.
+    /// Remembers nothing yet, and nothing for longer than `ttl`.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub fn new(store: Store, ttl: Duration) -> Self {
         Self {
             store,
-            known: Cache::new(FRIENDSHIPS_CACHED_MAX),
+            known: Cache::new(FRIENDSHIPS_CACHED_MAX, ttl),
         }
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Invariant: nothing rests on it being fresh. A send to a group is checked again in the
 //! transaction that stores it, and a refusal is confirmed in the database. Ephemeral messages rely
-//! on it alone, and every change made on this instance drops what it has changed.
+//! on it alone: every change drops what it has changed on the instance that made it, and other
+//! instances are told.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     cache::Cache,
+    delivery::{bridge::News, router::Router},
     error::Result,
     id::{GroupId, UserId},
     limits::{MEMBERSHIPS_CACHED_MAX, ROSTERS_CACHED_MAX},
@@ -22,6 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Members {
     store: Store,
+    router: Arc<Router>,
     rosters: Cache<GroupId, Arc<Roster>>,
     large: Cache<Membership, ()>,
 }
@@ -30,13 +33,14 @@ pub struct Members {
 type Membership = (GroupId, UserId);
 
 impl Members {
-    /// Remembers nothing yet.
+    /// Remembers nothing yet, and nothing for longer than `ttl`.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub fn new(store: Store, router: Arc<Router>, ttl: Duration) -> Self {
         Self {
             store,
-            rosters: Cache::new(ROSTERS_CACHED_MAX),
-            large: Cache::new(MEMBERSHIPS_CACHED_MAX),
+            router,
+            rosters: Cache::new(ROSTERS_CACHED_MAX, ttl),
+            large: Cache::new(MEMBERSHIPS_CACHED_MAX, ttl),
         }
     }
 
@@ -133,15 +137,21 @@ impl Members {
         .await
     }
 
-    /// Forgets everything: the database went back in time.
+    /// Forgets everything: the database went back in time, or changes may have been missed.
     pub fn forget(&self) {
         self.rosters.forget();
         self.large.forget();
     }
 
-    /// Forgets what a committed change has changed: the roster of `group`, and the place in it of
-    /// whoever was removed.
+    /// Forgets what a committed change has changed, here and on other instances: the roster of
+    /// `group`, and the place in it of whoever was removed.
     pub fn changed(&self, group: GroupId, removed: Option<UserId>) {
+        self.outdated(group, removed);
+        self.router.tell(News::Group { group, removed });
+    }
+
+    /// Forgets what was changed by another instance.
+    pub fn outdated(&self, group: GroupId, removed: Option<UserId>) {
         self.rosters.invalidate(group);
         if let Some(user) = removed {
             self.large.invalidate((group, user));

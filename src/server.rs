@@ -8,8 +8,16 @@ use crate::{
     clock::{self, Clock},
     config::{self, Config, Networks, UserProvider, seconds},
     delivery::{
-        bridge::in_process::InProcess, handle::Eviction, reconcile, registry::Registry, release,
-        router,
+        bridge::{
+            Bridge, Incoming, News,
+            in_process::InProcess,
+            presence::{Keeper, Presence},
+            redis::{self, Inbox, Redis},
+        },
+        handle::Eviction,
+        reconcile,
+        registry::Registry,
+        release, router,
     },
     device::Devices,
     error::{Error, Result},
@@ -18,7 +26,7 @@ use crate::{
     gateway::{self, Gateway, websocket},
     group, grpc, http,
     lifecycle::{Shutdown, Tasks},
-    limits::{DATABASE_CLOSE_MAX, DRAIN_SWEEP_INTERVAL},
+    limits::{CACHE_TTL, DATABASE_CLOSE_MAX, DRAIN_SWEEP_INTERVAL},
     listen::Listeners,
     members::Members,
     message::{self, Messages},
@@ -28,6 +36,7 @@ use crate::{
     user::{Accounts, Directory},
 };
 use axum::Router;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::listen::Addresses;
@@ -112,20 +121,29 @@ impl Server {
         let core = &groups.core;
         core.spawn_critical("place", keep(place, core.stop().clone()));
         let metrics = Arc::new(Metrics::default());
-        let registry = Arc::new(Registry::default());
-        let bridge = Arc::new(InProcess);
+        let Cluster {
+            bridge,
+            registry,
+            presence,
+            tasks,
+        } = Cluster::join(&config, core, &metrics)?;
         let router = router::Router::new(bridge, core.clone(), Arc::clone(&metrics));
         let router = Arc::new(router);
+        let interval = seconds(config.delivery.reconcile_interval_s);
+        let cache_ttl = CACHE_TTL.min(interval);
 
-        let authenticator = Arc::new(Authenticator::new(
-            store.clone(),
-            Arc::clone(&registry),
-            Arc::clone(&clock),
-            core.clone(),
-            &config.sign_in,
-            &config.devices,
-        ));
-        let directory = Arc::new(Directory::new(store.clone()));
+        let authenticator = auth::Options {
+            store: store.clone(),
+            registry: Arc::clone(&registry),
+            router: Arc::clone(&router),
+            clock: Arc::clone(&clock),
+            tasks: core.clone(),
+            cache_ttl,
+        };
+        let authenticator = Authenticator::new(authenticator, &config.sign_in, &config.devices);
+        let authenticator = Arc::new(authenticator);
+        let directory = Directory::new(store.clone(), Arc::clone(&router), cache_ttl);
+        let directory = Arc::new(directory);
         let devices = Devices::new(store.clone(), Arc::clone(&clock));
 
         let epoch = Arc::new(Epoch::new(store::cluster::epoch(store.reader()).await?));
@@ -136,11 +154,15 @@ impl Server {
             Arc::clone(&metrics),
         );
         let acks = Arc::new(Acks::default());
-        let members = Arc::new(Members::new(store.clone()));
-        let friendships = Arc::new(Friendships::new(store.clone()));
+        let members = Members::new(store.clone(), Arc::clone(&router), cache_ttl);
+        let members = Arc::new(members);
+        let friendships = Arc::new(Friendships::new(store.clone(), cache_ttl));
         let memory = Memory {
             router: Arc::clone(&router),
             registry: Arc::clone(&registry),
+            authenticator: Arc::clone(&authenticator),
+            doubts: Arc::default(),
+            hurry: Arc::default(),
             acks: Arc::clone(&acks),
             directory: Arc::clone(&directory),
             members: Arc::clone(&members),
@@ -166,7 +188,7 @@ impl Server {
             directory: Arc::clone(&directory),
             members: Arc::clone(&members),
             friendships: config.messages.require_friendship.then_some(friendships),
-            registry: Arc::clone(&registry),
+            presence: Arc::clone(&presence),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         }));
@@ -206,6 +228,7 @@ impl Server {
             sign_ins,
             authenticator: Arc::clone(&authenticator),
             registry: Arc::clone(&registry),
+            presence: Arc::clone(&presence),
             router: Arc::clone(&router),
             messages: Arc::clone(&messages),
             pages: Arc::new(pages),
@@ -227,13 +250,18 @@ impl Server {
         let internal = grpc::internal(grpc::Internal {
             accounts,
             devices,
-            registry: Arc::clone(&registry),
+            presence,
             messages,
             token: config.internal.token.clone(),
         });
         let internal = internal.await?;
 
-        let interval = seconds(config.delivery.reconcile_interval_s);
+        if let Some((inbox, keeper)) = tasks {
+            let (stop, memory) = (core.stop(), memory.clone());
+            let take = move |incoming| memory.hear(incoming);
+            core.spawn_critical("bridge inbox", inbox.run(stop.clone(), take));
+            core.spawn_critical("presence", keeper.run(stop.clone()));
+        }
         start_housekeeping(core, &memory, &writer, &store, clock, interval);
         let health = [external.health, internal.health];
         let routes = Routes {
@@ -260,9 +288,7 @@ impl Server {
 /// What a valid configuration asks for that this version does not have, if anything.
 #[must_use]
 pub fn unsupported(config: &Config) -> Option<&'static str> {
-    if !config.redis.url.is_empty() {
-        Some("redis.url: this version runs one instance without Redis, leave it empty")
-    } else if config.users.provider != UserProvider::Builtin {
+    if config.users.provider != UserProvider::Builtin {
         Some("users.provider: this version has the built-in user directory only")
     } else {
         None
@@ -274,6 +300,44 @@ pub fn unsupported(config: &Config) -> Option<&'static str> {
 async fn keep(place: store::Held, stop: CancellationToken) {
     if let Some(refused) = stop.run_until_cancelled(place.keep()).await {
         tracing::error!(error = %refused, "the place on the database is lost");
+    }
+}
+
+/// What joins this instance to others, if there are any.
+struct Cluster {
+    bridge: Arc<dyn Bridge>,
+    registry: Arc<Registry>,
+    presence: Arc<Presence>,
+    /// What must run once everything is built.
+    tasks: Option<(Inbox, Keeper)>,
+}
+
+impl Cluster {
+    fn join(config: &Config, core: &Tasks, metrics: &Arc<Metrics>) -> Result<Self> {
+        if config.redis.url.is_empty() {
+            let registry = Arc::new(Registry::default());
+            return Ok(Self {
+                bridge: Arc::new(InProcess),
+                presence: Arc::new(Presence::alone(Arc::clone(&registry))),
+                registry,
+                tasks: None,
+            });
+        }
+        let (redis, inbox) = Redis::connect(&redis::Options {
+            url: &config.redis.url,
+            prefix: &config.redis.prefix,
+            instance: rand::random(),
+            tasks: core,
+            metrics,
+        })?;
+        let registry = Arc::new(Registry::watched());
+        let (presence, keeper) = Presence::shared(&redis, &registry);
+        Ok(Self {
+            bridge: Arc::new(redis),
+            registry,
+            presence: Arc::new(presence),
+            tasks: Some((inbox, keeper)),
+        })
     }
 }
 
@@ -355,6 +419,11 @@ fn serve(
 struct Memory {
     router: Arc<router::Router>,
     registry: Arc<Registry>,
+    authenticator: Arc<Authenticator>,
+    /// Whose sessions are compared with the database at once.
+    doubts: Arc<auth::Doubts>,
+    /// Wakes the sweep over feeds.
+    hurry: Arc<Notify>,
     acks: Arc<Acks>,
     directory: Arc<Directory>,
     members: Arc<Members>,
@@ -368,10 +437,40 @@ impl Memory {
         tracing::warn!("the database went back in time, all sessions start over");
         self.router.forget_feeds();
         self.acks.forget();
+        self.forget();
+        self.registry.evict_all(Eviction::Draining);
+    }
+
+    /// Forgets what other instances tell the changes of.
+    fn forget(&self) {
+        self.authenticator.forget();
         self.directory.forget();
         self.members.forget();
         self.friendships.forget();
-        self.registry.evict_all(Eviction::Draining);
+    }
+
+    /// Takes in what comes from other instances. Never waits.
+    fn hear(&self, incoming: Incoming) {
+        match incoming {
+            Incoming::Push { topic, push, after } => self.router.offer(topic, push, after),
+            Incoming::News(News::Revoked(devices)) => {
+                self.authenticator.outdated(&devices);
+                // Not ended at once: the device may have signed in anew meanwhile.
+                self.doubts.raise(&devices);
+            }
+            Incoming::News(News::SignedIn {
+                device, generation, ..
+            }) => self.registry.signed_in_elsewhere(device, generation),
+            Incoming::News(News::Profile(user)) => self.directory.outdated(user),
+            Incoming::News(News::Group { group, removed }) => {
+                self.members.outdated(group, removed);
+            }
+            Incoming::News(News::HintsLost) | Incoming::Discontinuity => {
+                self.forget();
+                self.hurry.notify_one();
+                self.doubts.raise_all();
+            }
+        }
     }
 }
 
@@ -387,6 +486,8 @@ fn start_housekeeping(
     let Memory {
         router,
         registry,
+        doubts,
+        hurry,
         acks,
         ..
     } = memory.clone();
@@ -401,14 +502,21 @@ fn start_housekeeping(
         memory.start_over();
     };
     let stop = core.stop();
-    core.spawn_critical(
-        "feed sweep",
-        reconcile::sweep(router, store.clone(), interval, stop.clone(), went_back),
-    );
-    core.spawn_critical(
-        "session sweep",
-        auth::sweep(registry, store.clone(), clock, interval, stop.clone()),
-    );
+    let feeds = reconcile::Sweep {
+        router,
+        store: store.clone(),
+        interval,
+        hurry,
+    };
+    core.spawn_critical("feed sweep", feeds.run(stop.clone(), went_back));
+    let sessions = auth::Sweep {
+        registry,
+        store: store.clone(),
+        clock,
+        doubts,
+        interval,
+    };
+    core.spawn_critical("session sweep", sessions.run(stop.clone()));
 }
 
 /// What a drain needs of a running server.

@@ -7,15 +7,20 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::{
-    auth::Authenticator,
+    auth::{self, Authenticator},
     clock, config,
-    delivery::{bridge::in_process::InProcess, registry::Registry, router::Router},
+    delivery::{
+        bridge::{in_process::InProcess, presence::Presence},
+        registry::Registry,
+        router::Router,
+    },
     device::{Description, Devices},
     error::Result,
     friend::Friends,
     group::{self, Groups},
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
+    limits::CACHE_TTL,
     members::Members,
     message::{self, Messages},
     pb,
@@ -76,15 +81,17 @@ impl World {
         let devices = config::Devices {
             per_user_max: devices_per_user_max,
         };
-        let authenticator = Arc::new(Authenticator::new(
-            store.clone(),
-            Arc::clone(&registry),
-            Arc::clone(&clock) as _,
-            tasks.clone(),
-            sign_in,
-            &devices,
-        ));
-        let directory = Arc::new(Directory::new(store.clone()));
+        let router = lonely_router();
+        let authenticator = auth::Options {
+            store: store.clone(),
+            registry: Arc::clone(&registry),
+            router: Arc::clone(&router),
+            clock: Arc::clone(&clock) as _,
+            tasks: tasks.clone(),
+            cache_ttl: CACHE_TTL,
+        };
+        let authenticator = Arc::new(Authenticator::new(authenticator, sign_in, &devices));
+        let directory = Arc::new(Directory::new(store.clone(), router, CACHE_TTL));
         let accounts = Accounts::open(
             store.clone(),
             Arc::clone(&authenticator),
@@ -254,6 +261,12 @@ pub fn send(sender: i64, owners: &[i64], client_message_id: &str, content: &[u8]
     }
 }
 
+/// A router of an instance that is alone.
+pub fn lonely_router() -> Arc<Router> {
+    let router = Router::new(Arc::new(InProcess), Tasks::default(), Arc::default());
+    Arc::new(router)
+}
+
 async fn open_store(folder: &Path) -> Store {
     open_store_at(format!("sqlite://{}", folder.join("im.db").display())).await
 }
@@ -299,10 +312,10 @@ fn sending(
     message::Options {
         store: store.clone(),
         writer,
+        members: Arc::new(Members::new(store.clone(), Arc::clone(&router), CACHE_TTL)),
         router,
         directory: Arc::clone(directory),
-        members: Arc::new(Members::new(store.clone())),
-        registry: Arc::clone(registry),
+        presence: Arc::new(Presence::alone(Arc::clone(registry))),
         friendships: None,
         clock: Arc::clone(clock) as _,
         metrics,

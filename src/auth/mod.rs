@@ -2,15 +2,16 @@
 //! attempts. How a token is earned (codes, passwords, accounts) is `user`'s matter.
 //!
 //! Invariant (I8): once a revocation is answered, its token is refused here, and sessions that
-//! signed in with it have been told to end.
+//! signed in with it have been told to end; other instances are told, and compare their sessions
+//! with the database.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     cache::Cache,
     clock::Clock,
     config,
-    delivery::{handle::Eviction, registry::Registry},
+    delivery::{bridge::News, handle::Eviction, registry::Registry, router::Router},
     error::{Error, Result},
     id::{DeviceId, UserId},
     lifecycle::Tasks,
@@ -29,7 +30,7 @@ pub mod token;
 
 pub use credentials::{Claim, Credential};
 pub use sign_in::SignIns;
-pub use sweep::sweep;
+pub use sweep::{Doubts, Sweep};
 
 /// Checks, issues and revokes tokens.
 #[derive(Debug)]
@@ -42,11 +43,29 @@ pub struct Authenticator {
     devices_per_user_max: u64,
 }
 
+/// What [`Authenticator`] works with.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the tokens are.
+    pub store: Store,
+    /// Whose sessions end with their tokens.
+    pub registry: Arc<Registry>,
+    /// Tells other instances.
+    pub router: Arc<Router>,
+    /// What tokens expire by.
+    pub clock: Arc<dyn Clock>,
+    /// What commits go on in when nobody waits for them.
+    pub tasks: Tasks,
+    /// How long a token that was checked counts without asking the database.
+    pub cache_ttl: Duration,
+}
+
 /// What a revocation must reach besides the database.
 #[derive(Debug)]
 struct Live {
     credentials: Cache<DeviceId, Credential>,
     registry: Arc<Registry>,
+    router: Arc<Router>,
 }
 
 /// A token that is stored, in a transaction that is still open.
@@ -59,24 +78,26 @@ pub struct Issued {
 }
 
 impl Authenticator {
-    /// Checks tokens against `store` and ends sessions in `registry`.
+    /// Checks tokens as `options` say.
     #[must_use]
-    pub fn new(
-        store: Store,
-        registry: Arc<Registry>,
-        clock: Arc<dyn Clock>,
-        tasks: Tasks,
-        sign_in: &config::SignIn,
-        devices: &config::Devices,
-    ) -> Self {
+    pub fn new(options: Options, sign_in: &config::SignIn, devices: &config::Devices) -> Self {
+        let Options {
+            store,
+            registry,
+            router,
+            clock,
+            tasks,
+            cache_ttl,
+        } = options;
         let ttl = config::seconds(sign_in.token_ttl_days.saturating_mul(24 * 3600));
         Self {
             store,
             clock,
             tasks,
             live: Arc::new(Live {
-                credentials: Cache::new(CREDENTIALS_CACHED_MAX),
+                credentials: Cache::new(CREDENTIALS_CACHED_MAX, cache_ttl),
                 registry,
+                router,
             }),
             token_ttl_ms: ttl.as_millis() as i64,
             devices_per_user_max: devices.per_user_max,
@@ -135,6 +156,18 @@ impl Authenticator {
         }
     }
 
+    /// Forgets what is remembered of the tokens of devices, which another instance has revoked.
+    pub fn outdated(&self, devices: &[DeviceId]) {
+        for device in devices {
+            self.live.credentials.invalidate(*device);
+        }
+    }
+
+    /// Forgets all that is remembered: revocations may have been missed.
+    pub fn forget(&self) {
+        self.live.credentials.forget();
+    }
+
     /// Revokes the token that `user` has on `device`, if any, and ends the device's sessions.
     ///
     /// # Errors
@@ -179,7 +212,7 @@ impl Authenticator {
     /// goes away does not stop it.
     pub(crate) async fn commit_revoking(&self, tx: Tx, devices: Vec<DeviceId>) -> Result<()> {
         let live = Arc::clone(&self.live);
-        tx.commit_then(&self.tasks, move || live.revoked(&devices))
+        tx.commit_then(&self.tasks, move || live.revoked(devices))
             .await
     }
 
@@ -233,11 +266,12 @@ impl Authenticator {
 }
 
 impl Live {
-    fn revoked(&self, devices: &[DeviceId]) {
-        for device in devices {
+    fn revoked(&self, devices: Vec<DeviceId>) {
+        for device in &devices {
             self.credentials.invalidate(*device);
             self.registry.evict_device(*device, Eviction::SignedOut);
         }
+        self.router.tell(News::Revoked(devices.into()));
     }
 }
 

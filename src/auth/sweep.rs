@@ -1,9 +1,16 @@
 //! The sweep over live sessions: each one's user, generation, token and expiry are compared with
-//! the database once per reconcile interval, in chunks spread over it. That is how I7 and I8 hold
-//! when a revocation came by a way that reached this instance late or not at all.
+//! the database once per reconcile interval, in chunks spread over it, and at once where there is
+//! doubt. That is how I7 and I8 hold when a revocation came by a way that reached this instance late
+//! or not at all.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,40 +21,128 @@ use crate::{
     },
     error::Result,
     id::DeviceId,
-    limits::SWEEP_CHUNK,
+    limits::{DOUBT_INTERVAL, DOUBTED_DEVICES_MAX, SWEEP_CHUNK},
     store::{self, Store, session::TokenRow},
 };
 
-/// Compares all sessions until `stop`.
-pub async fn sweep(
-    registry: Arc<Registry>,
-    store: Store,
-    clock: Arc<dyn Clock>,
-    interval: Duration,
-    stop: CancellationToken,
-) {
-    loop {
-        let sessions = registry.all();
-        let chunks = sessions.chunks(SWEEP_CHUNK);
-        let pause = interval / (chunks.len() as u32 + 1);
-        for chunk in chunks {
-            if let Err(error) = compare(&store, chunk, clock.now_ms()).await {
-                tracing::warn!(%error, "comparing sessions with the database failed");
-            }
-            if stopped(&stop, pause).await {
-                return;
-            }
+/// Whose sessions must be compared with the database before the sweep comes to them.
+#[derive(Debug, Default)]
+pub struct Doubts {
+    state: Mutex<Doubted>,
+    raised: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Doubted {
+    devices: HashSet<DeviceId>,
+    /// Not only those.
+    all: bool,
+}
+
+impl Doubts {
+    /// Sessions of these devices, those on their way in included.
+    pub fn raise(&self, devices: &[DeviceId]) {
+        let mut doubted = self.lock();
+        doubted.devices.extend(devices);
+        if doubted.devices.len() > DOUBTED_DEVICES_MAX {
+            doubted.devices = HashSet::new();
+            doubted.all = true;
         }
-        if stopped(&stop, pause).await {
-            return;
-        }
+        drop(doubted);
+        self.raised.notify_one();
+    }
+
+    /// All sessions.
+    pub fn raise_all(&self) {
+        self.lock().all = true;
+        self.raised.notify_one();
+    }
+
+    fn take(&self) -> Doubted {
+        mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Doubted> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn stopped(stop: &CancellationToken, pause: Duration) -> bool {
-    stop.run_until_cancelled(tokio::time::sleep(pause))
-        .await
-        .is_none()
+/// What the sweep works with.
+#[derive(Debug)]
+pub struct Sweep {
+    /// The sessions.
+    pub registry: Arc<Registry>,
+    /// What they are compared with.
+    pub store: Store,
+    /// What tokens expire by.
+    pub clock: Arc<dyn Clock>,
+    /// Which cannot wait.
+    pub doubts: Arc<Doubts>,
+    /// In which all are compared once.
+    pub interval: Duration,
+}
+
+impl Sweep {
+    /// Compares all sessions until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(async {
+            tokio::join!(self.go_round(), self.settle_doubts());
+        })
+        .await;
+    }
+
+    async fn go_round(&self) {
+        loop {
+            let sessions = self.registry.all();
+            let chunks = sessions.chunks(SWEEP_CHUNK);
+            let pause = self.interval / (chunks.len() as u32 + 1);
+            for chunk in chunks {
+                self.compare(chunk).await;
+                tokio::time::sleep(pause).await;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn settle_doubts(&self) {
+        loop {
+            self.doubts.raised.notified().await;
+            let doubted = self.doubts.take();
+            let unsettled = self.settle(doubted).await;
+            if !unsettled.is_empty() {
+                tokio::time::sleep(DOUBT_INTERVAL).await;
+                self.doubts.raise(&unsettled);
+            }
+        }
+    }
+
+    /// Compares the sessions of doubted devices. Returns those that must be looked at again, because
+    /// a session is on its way in, with a token that was checked before it was revoked perhaps. If
+    /// the database does not answer, those that are in are left to the next round.
+    async fn settle(&self, doubted: Doubted) -> Vec<DeviceId> {
+        let sessions = if doubted.all {
+            self.registry.all()
+        } else {
+            let devices = doubted.devices.iter();
+            devices
+                .flat_map(|device| self.registry.sessions(*device))
+                .collect()
+        };
+        let mut unsettled = Vec::new();
+        for chunk in sessions.chunks(SWEEP_CHUNK) {
+            let is_on_its_way = |handle: &&Arc<Handle>| handle.credential().is_none();
+            let on_their_way = chunk.iter().filter(is_on_its_way);
+            unsettled.extend(on_their_way.map(|handle| handle.device()));
+            self.compare(chunk).await;
+        }
+        unsettled
+    }
+
+    async fn compare(&self, sessions: &[Arc<Handle>]) {
+        if let Err(error) = compare(&self.store, sessions, self.clock.now_ms()).await {
+            tracing::warn!(%error, "comparing sessions with the database failed");
+        }
+    }
 }
 
 async fn compare(store: &Store, sessions: &[Arc<Handle>], now_ms: i64) -> Result<()> {

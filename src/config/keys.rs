@@ -72,6 +72,7 @@ pub(super) const KEYS: &[Key] = &[
         Rule::OneOf(&["full", "normal"]),
     ),
     key("redis", "url", Rule::UrlOrEmpty(REDIS)),
+    key("redis", "prefix", Rule::Text),
     key("users", "provider", Rule::OneOf(&["builtin", "remote"])),
     key("users", "endpoint", Rule::UrlOrEmpty(HTTP)),
     key("sign_in", "code_sender", Rule::OneOf(&["log", "webhook"])),

@@ -90,6 +90,8 @@ pub enum SqliteSynchronous {
 pub struct Redis {
     /// Empty: one instance.
     pub url: String,
+    /// What the names of all keys and channels begin with.
+    pub prefix: String,
 }
 
 /// `[users]`
@@ -244,6 +246,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("url", &without_secrets(&self.url))
+            .field("prefix", &self.prefix)
             .finish()
     }
 }

@@ -153,9 +153,12 @@ impl Feed {
                 true
             }
             (seq, _) => {
+                push.template.count_in(&self.budget);
                 state.early.insert(seq, push);
                 // The newest stay: how far the timeline goes must not be forgotten.
-                if state.early.len() > EARLY_MAX {
+                while state.early.len() > EARLY_MAX
+                    || (self.budget.is_exceeded() && state.early.len() > 1)
+                {
                     state.early.pop_first();
                 }
                 false

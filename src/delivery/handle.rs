@@ -44,6 +44,8 @@ pub struct Handle {
     eviction: AtomicU8,
     /// The room it has subscribed to, 0 for none.
     room: AtomicI64,
+    /// The highest generation of its device that another instance has told of, 0 for none.
+    heard: AtomicI64,
     /// The slots of the followed feeds that have something new; each at most once.
     ready: Mutex<Vec<u32>>,
 }
@@ -61,6 +63,7 @@ impl Handle {
             notify: Notify::new(),
             eviction: AtomicU8::new(0),
             room: AtomicI64::new(0),
+            heard: AtomicI64::new(0),
             ready: Mutex::new(Vec::new()),
         }
     }
@@ -81,6 +84,17 @@ impl Handle {
     pub(super) fn signed_in(&self, credential: Credential) {
         // A second sign-in on one connection is for the same credential: nothing changes.
         let _ = self.credential.set(credential);
+    }
+
+    /// Records that the device has signed in elsewhere with a generation.
+    pub(super) fn hear(&self, generation: i64) {
+        self.heard.fetch_max(generation, Ordering::AcqRel);
+    }
+
+    /// Whether the device has signed in elsewhere after this session has.
+    pub(super) fn is_outdone(&self) -> bool {
+        let heard = self.heard.load(Ordering::Acquire);
+        self.credential().is_some_and(|own| own.generation < heard)
     }
 
     /// Asks the session to end. The first reason given stays.
@@ -140,7 +154,7 @@ impl Handle {
     }
 
     /// Records that the session has subscribed to a room, or to none.
-    pub fn enter_room(&self, room: Option<RoomId>) {
+    pub(super) fn enter_room(&self, room: Option<RoomId>) {
         self.room
             .store(room.map_or(0, RoomId::get), Ordering::Release);
     }

@@ -1,8 +1,13 @@
 //! The sweep: every feed is compared with the head in the database once per reconcile interval, in
-//! chunks spread over it. It is what makes a lost hint a delay and not a loss (I5).
+//! chunks spread over it, and at once when hints may have been lost. It is what makes a lost hint a
+//! delay and not a loss (I5).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{feed::Feed, router::Router};
@@ -22,43 +27,80 @@ pub enum Verdict {
     WentBack,
 }
 
-/// Compares all feeds for ever; `went_back` is called when the database turns out to be older than
-/// what was delivered from it.
-pub async fn sweep(
-    router: Arc<Router>,
-    store: Store,
-    interval: Duration,
-    stop: CancellationToken,
-    went_back: impl Fn() + Send,
-) {
-    loop {
-        let feeds = router.feeds();
+/// What the sweep works with.
+#[derive(Debug)]
+pub struct Sweep {
+    /// Whose feeds.
+    pub router: Arc<Router>,
+    /// What they are compared with.
+    pub store: Store,
+    /// In which all are compared once.
+    pub interval: Duration,
+    /// Wakes it when all must be compared at once; more reports that come before it has begun are
+    /// one.
+    pub hurry: Arc<Notify>,
+}
+
+impl Sweep {
+    /// Compares all feeds until `stop`; `went_back` is called when the database turns out to be
+    /// older than what was delivered from it.
+    pub async fn run(self, stop: CancellationToken, went_back: impl Fn() + Send) {
+        let sweeping = async {
+            loop {
+                self.go_round(&went_back).await;
+            }
+        };
+        stop.run_until_cancelled(sweeping).await;
+    }
+
+    /// Compares all feeds, in haste from when there is need of it.
+    async fn go_round(&self, went_back: &(impl Fn() + Send)) {
+        let feeds = self.router.feeds();
         let chunks = feeds.chunks(SWEEP_CHUNK);
-        let pause = interval / (chunks.len() as u32 + 1);
+        let pause = self.interval / (chunks.len() as u32 + 1);
         for chunk in chunks {
-            match reconcile(&store, chunk).await {
-                Ok(Verdict::Forward) => {}
-                Ok(Verdict::WentBack) => {
-                    went_back();
-                    // The other feeds are those of the former database too.
+            for feed in chunk {
+                feed.sweep();
+            }
+            if !self.compare(chunk, went_back).await {
+                // The other feeds are those of the former database too.
+                break;
+            }
+            self.pause(pause, went_back).await;
+        }
+        self.pause(pause, went_back).await;
+    }
+
+    /// Waits, and compares all feeds at once whenever there is need of it.
+    async fn pause(&self, pause: Duration, went_back: &(impl Fn() + Send)) {
+        let end = Instant::now() + pause;
+        while timeout_at(end, self.hurry.notified()).await.is_ok() {
+            let feeds = self.router.feeds();
+            for chunk in feeds.chunks(SWEEP_CHUNK) {
+                if !self.compare(chunk, went_back).await {
                     break;
                 }
-                Err(error) => tracing::warn!(%error, "comparing feeds with the database failed"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => return,
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => return,
+    }
+
+    /// Returns whether there is reason to go on.
+    async fn compare(&self, feeds: &[Arc<Feed>], went_back: &(impl Fn() + Send)) -> bool {
+        match reconcile(&self.store, feeds).await {
+            Ok(Verdict::Forward) => true,
+            Ok(Verdict::WentBack) => {
+                went_back();
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "comparing feeds with the database failed");
+                true
+            }
         }
     }
 }
 
-/// Compares `feeds` with the database, moves on those that are behind, and gives back the rings
-/// nobody reads from.
+/// Compares `feeds` with the database and moves on those that are behind.
 ///
 /// # Errors
 /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
@@ -66,7 +108,6 @@ pub async fn reconcile(store: &Store, feeds: &[Arc<Feed>]) -> Result<Verdict> {
     let mut suspects = Vec::new();
     let known: Vec<(Arc<Feed>, Owner, Seq)> = feeds
         .iter()
-        .inspect(|feed| feed.sweep())
         .filter_map(|feed| Some((Arc::clone(feed), feed.topic().owner()?, feed.head()?)))
         .collect();
     let heads = heads_of(store, known.iter().map(|(_, owner, _)| *owner)).await?;
@@ -121,6 +162,36 @@ mod tests {
         let lease = world.router.lease(Topic::User(UserId(user))).await;
         lease.open(Seq(head));
         lease
+    }
+
+    fn sweep(world: &Timelines, interval: Duration) -> Sweep {
+        Sweep {
+            router: Arc::clone(&world.router),
+            store: world.store.clone(),
+            interval,
+            hurry: Arc::default(),
+        }
+    }
+
+    /// I5: as after a discontinuity.
+    #[tokio::test]
+    async fn sweep_in_a_hurry_brings_on_all_feeds_at_once() {
+        let world = Timelines::new().await;
+        let stop = CancellationToken::new();
+        let sweep = sweep(&world, Duration::from_secs(3_600));
+        let hurry = Arc::clone(&sweep.hurry);
+        let sweep = world.tasks.spawn(sweep.run(stop.clone(), || {}));
+        for count in 1..=3 {
+            append_unheard(&world, USER, 1).await;
+            let behind = lease(&world, USER, count - 1).await;
+            let handle = Arc::new(Handle::new(DeviceId(1)));
+            behind.follow(Arc::clone(&handle), 0, None);
+            hurry.notify_one();
+            timeout(LONG, handle.woken()).await.expect("it is moved on");
+            assert_eq!(behind.head(), Some(Seq(count)));
+        }
+        stop.cancel();
+        sweep.await.unwrap();
     }
 
     /// Appends entries whose hints are lost: no feed is listed while they are published.
@@ -203,16 +274,11 @@ mod tests {
 
         let stop = CancellationToken::new();
         let (went_back, mut reported) = tokio::sync::mpsc::channel(1);
-        let sweep = world.tasks.spawn(sweep(
-            Arc::clone(&world.router),
-            world.store.clone(),
-            Duration::from_millis(30),
-            stop.clone(),
-            move || {
-                // One report is enough.
-                let _ = went_back.try_send(());
-            },
-        ));
+        let sweep = sweep(&world, Duration::from_millis(30));
+        let sweep = world.tasks.spawn(sweep.run(stop.clone(), move || {
+            // One report is enough.
+            let _ = went_back.try_send(());
+        }));
         let woken = futures_util::future::join_all(handles.iter().map(|handle| handle.woken()));
         timeout(LONG, woken).await.expect("all are woken");
         assert_eq!(leases[0].head(), Some(Seq(2)));
@@ -236,16 +302,11 @@ mod tests {
         let stop = CancellationToken::new();
         let reports = Arc::new(AtomicUsize::new(0));
         let (router, counter) = (Arc::clone(&world.router), Arc::clone(&reports));
-        let sweep = world.tasks.spawn(sweep(
-            Arc::clone(&world.router),
-            world.store.clone(),
-            Duration::from_millis(40),
-            stop.clone(),
-            move || {
-                router.forget_feeds();
-                counter.fetch_add(1, Ordering::SeqCst);
-            },
-        ));
+        let sweep = sweep(&world, Duration::from_millis(40));
+        let sweep = world.tasks.spawn(sweep.run(stop.clone(), move || {
+            router.forget_feeds();
+            counter.fetch_add(1, Ordering::SeqCst);
+        }));
         // A feed that comes after it is reached when the round is over.
         append_unheard(&world, USER, 2).await;
         let wait_for_report = async {

@@ -277,7 +277,10 @@ async fn where_friendship_is_required_strangers_may_not_write() {
         unreachable!();
     };
     let strict = Messages::new(message::Options {
-        friendships: Some(Arc::new(Friendships::new(world.store.clone()))),
+        friendships: Some(Arc::new(Friendships::new(
+            world.store.clone(),
+            crate::limits::CACHE_TTL,
+        ))),
         ..world.sending.clone()
     });
     let before = send(&world.messages, as_user(alice), bob, "before").await;

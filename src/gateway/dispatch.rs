@@ -205,6 +205,16 @@ pub(super) fn subscribe_room(gateway: &Arc<Gateway>, input: pb::Input) -> BoxFut
     .boxed()
 }
 
+/// The answer to who is in another room now: once he is known there on other instances too.
+pub(super) fn enter_room(gateway: &Arc<Gateway>, head: Head) -> BoxFuture<'static, Done> {
+    let gateway = Arc::clone(gateway);
+    async move {
+        gateway.presence.settled().await;
+        Done::Answered(head.empty())
+    }
+    .boxed()
+}
+
 /// A message.
 pub(super) fn send(
     gateway: &Arc<Gateway>,

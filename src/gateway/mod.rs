@@ -9,7 +9,7 @@ pub use self::link::LoadTurns;
 use crate::{
     auth::{Authenticator, SignIns},
     config,
-    delivery::{registry::Registry, router::Router},
+    delivery::{bridge::presence::Presence, registry::Registry, router::Router},
     lifecycle::Tasks,
     message::Messages,
     store::Store,
@@ -42,6 +42,8 @@ pub struct Gateway {
     pub authenticator: Arc<Authenticator>,
     /// This instance's sessions.
     pub registry: Arc<Registry>,
+    /// Tells where devices are.
+    pub presence: Arc<Presence>,
     /// This instance's feeds.
     pub router: Arc<Router>,
     /// Takes messages in.

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::{
-    delivery::registry::Registry,
+    delivery::bridge::presence::Presence,
     device::Devices,
     id::{DeviceId, UserId},
     message::Messages,
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Service {
     pub(super) accounts: Arc<Accounts>,
     pub(super) devices: Devices,
-    pub(super) registry: Arc<Registry>,
+    pub(super) presence: Arc<Presence>,
     pub(super) messages: Arc<Messages>,
 }
 
@@ -70,7 +70,7 @@ impl LogicInt for Service {
     ) -> Result<Response<GetDeviceResp>, Status> {
         let id = DeviceId(request.into_inner().device_id);
         let device = self.devices.get(id).await?;
-        let status = self.registry.online(id).is_some().into();
+        let status = self.presence.online(id).await.into();
         Ok(Response::new(GetDeviceResp {
             device: Some(convert::device(device, status)),
         }))

@@ -11,7 +11,7 @@ use tonic_reflection::server::Builder as Reflection;
 
 use crate::{
     auth::Authenticator,
-    delivery::registry::Registry,
+    delivery::bridge::presence::Presence,
     device::Devices,
     error::{Result, ResultExt},
     friend::Friends,
@@ -66,7 +66,7 @@ pub struct Internal {
     /// The devices behind `LogicInt.GetDevice`.
     pub devices: Devices,
     /// Who is online.
-    pub registry: Arc<Registry>,
+    pub presence: Arc<Presence>,
     /// Takes in what a business server sends and pushes.
     pub messages: Arc<Messages>,
     /// What callers must show; empty: nothing.
@@ -147,7 +147,7 @@ pub async fn internal(parts: Internal) -> Result<Services> {
     let logic = LogicIntServer::new(logic_int::Service {
         accounts: parts.accounts,
         devices: parts.devices,
-        registry: parts.registry,
+        presence: parts.presence,
         messages: parts.messages,
     });
     let routes = Routes::new(logic.max_decoding_message_size(GRPC_INTERNAL_REQUEST_BYTES_MAX));

@@ -65,7 +65,7 @@ async fn internal(world: &World, token: &str) -> Channel {
     let services = super::internal(Internal {
         accounts: world.accounts.clone(),
         devices: world.devices.clone(),
-        registry: world.registry.clone(),
+        presence: world.sending.presence.clone(),
         messages: world.messages.clone(),
         token: token.into(),
     });

@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    delivery::{push::Template, registry::Registry, router::Router, topic::Topic},
+    delivery::{bridge::presence::Presence, push::Template, router::Router, topic::Topic},
     error::{Code, Error, Result},
     friendships::Friendships,
     id::{DeviceId, GroupId, MessageId, Owner, RoomId, Seq, UserId},
     members::Members,
     pb::{self, MessageType, ReceiverType, SenderType},
-    store::{Store, append::To, group::Roster, within_deadline},
+    store::{self, Store, append::To, group::Roster, within_deadline},
     telemetry::Metrics,
     timeline::{Append, NewMessage, Writer, append, pages},
     user::{Directory, Profile},
@@ -92,7 +92,7 @@ pub struct Options {
     /// Who is whose friend, where only friends may write to each other.
     pub friendships: Option<Arc<Friendships>>,
     /// Which device is in which room.
-    pub registry: Arc<Registry>,
+    pub presence: Arc<Presence>,
     /// Stamps messages.
     pub clock: Arc<dyn Clock>,
     /// Counters.
@@ -182,7 +182,7 @@ impl Messages {
                 Ok(State::Waiting(self.options.writer.append(send, since)?))
             }
             route => Ok(State::Done {
-                sent: self.push_ephemeral(&message, &profile, &route),
+                sent: self.push_ephemeral(&message, &profile, &route).await?,
                 repeated: false,
             }),
         }
@@ -233,7 +233,7 @@ impl Messages {
             ReceiverType::RtSmallGroup => self.to_members(author, GroupId(receiver_id)).await?,
             ReceiverType::RtLargeGroup => self.to_group(author, GroupId(receiver_id)).await?,
             ReceiverType::RtRoom | ReceiverType::RtUnknown => {
-                return self.to_room(author, RoomId(receiver_id));
+                return self.to_room(author, RoomId(receiver_id)).await;
             }
         };
         Ok(Route::Timelines(to))
@@ -289,9 +289,11 @@ impl Messages {
         Ok(To::Group(group))
     }
 
-    fn to_room(&self, author: Author, room: RoomId) -> Result<Route> {
-        let registry = &self.options.registry;
-        if author.user().is_some() && registry.room(author.device()) != Some(room) {
+    async fn to_room(&self, author: Author, room: RoomId) -> Result<Route> {
+        let presence = &self.options.presence;
+        if let Author::User(Origin { user, device }) = author
+            && presence.room(user, device).await? != Some(room)
+        {
             return Err(Error::business(
                 Code::NotAllowed,
                 "subscribe to the room first",
@@ -301,7 +303,12 @@ impl Messages {
     }
 
     /// Gives a message to whoever is online.
-    fn push_ephemeral(&self, message: &NewMessage, profile: &Arc<Profile>, route: &Route) -> Sent {
+    async fn push_ephemeral(
+        &self,
+        message: &NewMessage,
+        profile: &Arc<Profile>,
+        route: &Route,
+    ) -> Result<Sent> {
         let output = pages::new_message(message, MessageId(0), profile);
         let template = Arc::new(Template::new(output, message.device));
         let publish = |topic| {
@@ -321,14 +328,34 @@ impl Messages {
                     .map(Topic::User)
                     .for_each(publish);
             }
-            Route::Timelines(To::Group(group)) => publish(Topic::Group(*group)),
+            Route::Timelines(To::Group(group)) => {
+                let after = self.head_of(*group).await?;
+                let router = &self.options.router;
+                router.publish_after(Topic::Group(*group), after, &template);
+            }
             Route::Room(room) => publish(Topic::Room(*room)),
         }
-        Sent {
+        Ok(Sent {
             seq: Seq::ZERO,
             message_id: MessageId(0),
             send_time: message.send_time,
+        })
+    }
+
+    /// The last entry of a large group that other instances must have passed before they give on
+    /// what is sent now: it may have removed somebody. One instance alone has passed it.
+    async fn head_of(&self, group: GroupId) -> Result<Seq> {
+        let router = &self.options.router;
+        if router.is_alone() {
+            return Ok(Seq::ZERO);
         }
+        let feed = router.feed(Topic::Group(group));
+        if let Some(head) = feed.and_then(|feed| feed.head()) {
+            return Ok(head);
+        }
+        let owner = Owner::Group(group);
+        let heads = store::timeline::heads(self.options.store.reader(), &[owner]).await?;
+        Ok(heads.get(&owner).copied().unwrap_or_default())
     }
 }
 

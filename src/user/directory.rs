@@ -1,10 +1,12 @@
 //! Profiles of users, as they stand on delivered messages. Delivery asks for one per message, so
-//! they are cached; what a user changes is seen at once on the instance where it was changed.
+//! they are cached; what a user changes is seen at once on the instance where it was changed, and
+//! on the others when they are told.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     cache::{Cache, Load},
+    delivery::{bridge::News, router::Router},
     error::Result,
     id::UserId,
     lifecycle::Tasks,
@@ -29,16 +31,18 @@ pub struct Profile {
 #[derive(Debug)]
 pub struct Directory {
     store: Store,
+    router: Arc<Router>,
     profiles: Arc<Cache<UserId, Arc<Profile>>>,
 }
 
 impl Directory {
-    /// The directory of the accounts in `store`.
+    /// The directory of the accounts in `store`, which remembers nothing for longer than `ttl`.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub fn new(store: Store, router: Arc<Router>, ttl: Duration) -> Self {
         Self {
             store,
-            profiles: Arc::new(Cache::new(PROFILES_CACHED_MAX)),
+            router,
+            profiles: Arc::new(Cache::new(PROFILES_CACHED_MAX, ttl)),
         }
     }
 
@@ -76,7 +80,12 @@ impl Directory {
         Ok(found)
     }
 
-    /// Forgets everything: the database went back in time.
+    /// Forgets the profile of a user, which another instance has changed.
+    pub fn outdated(&self, user: UserId) {
+        self.profiles.invalidate(user);
+    }
+
+    /// Forgets everything: the database went back in time, or changes may have been missed.
     pub fn forget(&self) {
         self.profiles.forget();
     }
@@ -84,9 +93,12 @@ impl Directory {
     /// Commits a transaction that changed a user's profile; whoever asks afterwards gets the new
     /// one.
     pub(super) async fn commit_change(&self, tx: Tx, tasks: &Tasks, user: UserId) -> Result<()> {
-        let profiles = Arc::clone(&self.profiles);
-        tx.commit_then(tasks, move || profiles.invalidate(user))
-            .await
+        let (profiles, router) = (Arc::clone(&self.profiles), Arc::clone(&self.router));
+        tx.commit_then(tasks, move || {
+            profiles.invalidate(user);
+            router.tell(News::Profile(user));
+        })
+        .await
     }
 
     /// Reads profiles from the database; `users` has no user twice.

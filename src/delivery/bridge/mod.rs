@@ -10,6 +10,7 @@ use crate::id::{DeviceId, GroupId, Seq, UserId};
 
 mod frame;
 pub mod in_process;
+pub mod presence;
 pub mod redis;
 
 /// How entries and news reach other instances.

@@ -56,7 +56,7 @@ impl Connection {
 
     /// Waits for what is under way and answers it: each within its own deadline.
     pub(super) async fn settle(&mut self) {
-        if let Some(working) = self.working.take() {
+        while let Some(working) = self.working.take() {
             // Nothing that ends the connection matters any more.
             let _ = self.finish(working.await);
         }

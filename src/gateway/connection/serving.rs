@@ -114,7 +114,7 @@ impl Connection {
                 if let Some(link) = &mut self.link {
                     link.enter_room(lease);
                 }
-                self.answer(&head.empty());
+                self.working = Some(dispatch::enter_room(&self.gateway, head));
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ use super::{Gateway, frame::Framing};
 use crate::{
     auth,
     delivery::{
+        bridge::News,
         feed::Read,
         handle::{Credential, Eviction, Handle},
         registry::Registry,
@@ -148,7 +149,13 @@ impl Link {
             token_hash,
             expires_at: signed.expires_at,
         };
+        let generation = credential.generation;
         gateway.registry.sign_in(link.handle(), credential);
+        gateway.router.tell(News::SignedIn {
+            user,
+            device,
+            generation,
+        });
         if gateway.draining.is_cancelled() {
             link.handle().evict(Eviction::Draining);
         }
@@ -198,7 +205,8 @@ impl Link {
             self.unfollow(slot);
         }
         self.room = lease.map(|lease| self.follows.follow(lease, None));
-        self.handle().enter_room(room);
+        let Entered { handle, registry } = &self.entered;
+        registry.enter_room(handle, room);
     }
 
     /// Takes over what the feeds have reported.

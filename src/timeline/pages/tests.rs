@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     delivery::{handle::Handle, topic::Topic},
     error::Code,
-    limits::FRAME_BODY_BYTES_MAX,
+    limits::{CACHE_TTL, FRAME_BODY_BYTES_MAX},
     testing::{Timelines, done, send},
 };
 
@@ -16,7 +16,11 @@ const READER: i64 = 100;
 const OWNER: Owner = Owner::User(UserId(READER));
 
 fn pages(world: &Timelines) -> Arc<Pages> {
-    let directory = Arc::new(Directory::new(world.store.clone()));
+    let directory = Arc::new(Directory::new(
+        world.store.clone(),
+        Arc::clone(&world.router),
+        CACHE_TTL,
+    ));
     Arc::new(Pages::new(
         world.store.clone(),
         directory,

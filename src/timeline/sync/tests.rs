@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
-    limits::FRAME_BODY_BYTES_MAX,
+    limits::{CACHE_TTL, FRAME_BODY_BYTES_MAX},
     pb::{MessageType, ReceiverType, SenderType},
     testing::{Timelines, rows::Rows},
     user::Directory,
@@ -32,7 +32,11 @@ impl Site {
             rows: Rows::new(world.foreign_connection()),
             pages: Pages::new(
                 world.store.clone(),
-                Arc::new(Directory::new(world.store.clone())),
+                Arc::new(Directory::new(
+                    world.store.clone(),
+                    Arc::clone(&world.router),
+                    CACHE_TTL,
+                )),
                 world.tasks.clone(),
                 Arc::clone(&world.metrics),
             ),

@@ -11,7 +11,7 @@ use super::{
     too_late, unknown_outcome,
 };
 use crate::{
-    error::{Error, Result},
+    error::Error,
     id::{MessageId, Seq},
     limits::BATCH_DEADLINE,
     store::{

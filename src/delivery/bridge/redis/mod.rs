@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 pub use self::inbox::Inbox;
 pub(super) use self::{
-    connection::{Dialer, Outcome},
+    connection::{Connection, Dialer, Outcome},
     names::Names,
 };
 use self::{
@@ -124,6 +124,24 @@ impl Redis {
             metrics: Arc::clone(metrics),
         };
         Ok((redis, inbox))
+    }
+
+    /// For a further connection to the same Redis.
+    pub(super) fn dialer(&self, purpose: &'static str) -> Dialer {
+        let metrics = Arc::clone(&self.metrics);
+        Dialer::new(self.config.clone(), NO_INBOX, purpose, metrics)
+    }
+
+    pub(super) const fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) const fn instance(&self) -> u64 {
+        self.instance
+    }
+
+    pub(super) fn is_sharded(&self) -> bool {
+        self.config.server.is_clustered()
     }
 }
 

@@ -77,8 +77,8 @@ impl Names {
     }
 
     /// The key that is there while an instance is.
-    pub(in super::super) fn instance(&self, instance: u64) -> String {
-        format!("{}i:{instance:016x}", self.prefix)
+    pub(in super::super) fn instance(&self, instance: &str) -> String {
+        format!("{}i:{instance}", self.prefix)
     }
 }
 

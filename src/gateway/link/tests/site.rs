@@ -114,6 +114,7 @@ impl Site {
             sign_ins,
             authenticator: Arc::clone(&world.authenticator),
             registry: Arc::clone(&world.registry),
+            presence: Arc::clone(&world.sending.presence),
             router: Arc::new(router),
             messages: Arc::clone(&world.messages),
             pages: Arc::new(pages),

@@ -1,0 +1,318 @@
+//! Which device is signed in where, so that every instance can say whether it is online and in
+//! which room. It stands in Redis, one entry per device, and counts only while the key of its
+//! instance lives, which the instance renews: the devices of one that was killed go offline by
+//! themselves.
+//!
+//! Invariant: an entry is written only over one with a lower generation, and removed only by the
+//! instance that wrote it, so a late instance cannot unregister a newer session. Writing is by
+//! state: what is written is what the registry says then, however often it has changed before.
+
+use std::sync::Arc;
+
+use fred::{
+    clients::Client,
+    interfaces::{HashesInterface, KeysInterface, LuaInterface},
+    types::{Expiration, Value},
+};
+use futures_util::future::try_join_all;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::redis::{Connection, Dialer, Names, Outcome, Redis};
+use crate::{
+    delivery::registry::{Change, Registry},
+    error::{Error, Result},
+    id::{DeviceId, RoomId, UserId},
+    limits::{
+        PRESENCE_CHUNK, PRESENCE_ENTRY_TTL, PRESENCE_LEASE, PRESENCE_REFRESH_RENEWALS,
+        PRESENCE_RENEWAL, PRESENCE_WAIT,
+    },
+};
+
+/// Writes or, where the user is 0, removes entries. Arguments: the instance, the time to live, and
+/// generation, user and room of each key.
+const WRITE: &str = "
+local at = 3
+for _, key in ipairs(KEYS) do
+  local generation, user, room = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
+  local known = redis.call('HMGET', key, 'generation', 'instance')
+  local newest = tonumber(known[1] or 0)
+  if user ~= '0' then
+    if newest <= generation then
+      redis.call('HSET', key, 'generation', ARGV[at], 'instance', ARGV[1], 'user', user, 'room', room)
+      redis.call('PEXPIRE', key, ARGV[2])
+    end
+  elseif known[2] == ARGV[1] and newest <= generation then
+    redis.call('DEL', key)
+  end
+  at = at + 3
+end";
+
+/// Says where devices are.
+#[derive(Debug)]
+pub struct Presence {
+    registry: Arc<Registry>,
+    shared: Option<Shared>,
+}
+
+/// What is known of other instances.
+#[derive(Debug)]
+struct Shared {
+    names: Names,
+    instance: u64,
+    /// The connection, while there is one.
+    client: watch::Receiver<Option<Client>>,
+    /// Up to which change of the registry everything is written.
+    written: watch::Receiver<u64>,
+}
+
+/// The task that writes down where this instance's devices are.
+pub struct Keeper {
+    registry: Arc<Registry>,
+    dialer: Dialer,
+    names: Names,
+    instance: u64,
+    is_sharded: bool,
+    client: watch::Sender<Option<Client>>,
+    written: watch::Sender<u64>,
+    /// Devices whose entries are yet to be renewed, and how many at a time.
+    refresh: Vec<DeviceId>,
+    refresh_chunk: usize,
+}
+
+/// An entry.
+struct Entry {
+    user: UserId,
+    room: Option<RoomId>,
+}
+
+impl Presence {
+    /// Of an instance that is alone: what is not here is nowhere.
+    #[must_use]
+    pub const fn alone(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            shared: None,
+        }
+    }
+
+    /// Of an instance of a cluster; `registry` must be [watched](Registry::watched).
+    #[must_use]
+    pub fn shared(redis: &Redis, registry: &Arc<Registry>) -> (Self, Keeper) {
+        let (client, clients) = watch::channel(None);
+        let (written, writes) = watch::channel(0);
+        let presence = Self {
+            registry: Arc::clone(registry),
+            shared: Some(Shared {
+                names: redis.names().clone(),
+                instance: redis.instance(),
+                client: clients,
+                written: writes,
+            }),
+        };
+        let keeper = Keeper {
+            registry: Arc::clone(registry),
+            dialer: redis.dialer("presence"),
+            names: redis.names().clone(),
+            instance: redis.instance(),
+            is_sharded: redis.is_sharded(),
+            client,
+            written,
+            refresh: Vec::new(),
+            refresh_chunk: 0,
+        };
+        (presence, keeper)
+    }
+
+    /// Whether a device is signed in anywhere. While Redis is away, whether it is here.
+    pub async fn online(&self, device: DeviceId) -> bool {
+        if self.registry.online(device).is_some() {
+            return true;
+        }
+        match &self.shared {
+            Some(shared) => matches!(shared.find(device).await, Ok(Some(_))),
+            None => false,
+        }
+    }
+
+    /// The room that `user` has subscribed to on `device`, on whatever instance.
+    ///
+    /// # Errors
+    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when he is not here and Redis is away.
+    pub async fn room(&self, user: UserId, device: DeviceId) -> Result<Option<RoomId>> {
+        if self.registry.online(device) == Some(user) {
+            return Ok(self.registry.room(device));
+        }
+        let Some(shared) = &self.shared else {
+            return Ok(None);
+        };
+        let entry = shared.find(device).await?;
+        Ok(entry
+            .filter(|entry| entry.user == user)
+            .and_then(|entry| entry.room))
+    }
+
+    /// Waits, but not for long, until other instances can know what the registry says now.
+    pub async fn settled(&self) {
+        if let Some(shared) = &self.shared {
+            let version = self.registry.version();
+            let mut written = shared.written.clone();
+            let settling = written.wait_for(|written| *written >= version);
+            // Then they know it later.
+            let _ = timeout(PRESENCE_WAIT, settling).await;
+        }
+    }
+}
+
+impl Shared {
+    /// The entry of a device at a living instance.
+    async fn find(&self, device: DeviceId) -> Result<Option<Entry>> {
+        let client = self.client.borrow().clone();
+        let looking = async { self.look_up(&client?, device).await.ok() };
+        let found = timeout(PRESENCE_WAIT, looking).await.ok().flatten();
+        found.ok_or_else(|| Error::try_again("it is not known where the device is"))
+    }
+
+    async fn look_up(&self, client: &Client, device: DeviceId) -> Outcome<Option<Entry>> {
+        let key = self.names.device(device);
+        let fields = vec!["instance", "user", "room"];
+        let known: (Option<String>, Option<i64>, Option<i64>) = client.hmget(key, fields).await?;
+        let (Some(instance), Some(user), Some(room)) = known else {
+            return Ok(None);
+        };
+        // What is here the registry knows better.
+        if instance == id_of(self.instance) {
+            return Ok(None);
+        }
+        let lives: bool = client.exists(self.names.instance(&instance)).await?;
+        Ok(lives.then_some(Entry {
+            user: UserId(user),
+            room: (room != 0).then_some(RoomId(room)),
+        }))
+    }
+}
+
+impl Keeper {
+    /// Writes until `stop`, and then what is left; at last it takes this instance's key away.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while let Some(mut connection) = self.dialer.dial(&stop).await {
+            self.client.send_replace(Some(connection.client().clone()));
+            let ended = self.serve(&mut connection, &stop).await;
+            self.client.send_replace(None);
+            match ended {
+                Ok(()) => return,
+                Err(error) => self.dialer.is_away(&error),
+            }
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        connection: &mut Connection,
+        stop: &CancellationToken,
+    ) -> Outcome<()> {
+        let client = connection.client().clone();
+        let mut renewal = Instant::now();
+        loop {
+            if renewal <= Instant::now() {
+                self.renew(&client).await?;
+                renewal = Instant::now() + PRESENCE_RENEWAL;
+            }
+            if self.write_changes(&client).await? {
+                continue;
+            }
+            if stop.is_cancelled() {
+                return client.del(self.own_key()).await;
+            }
+            tokio::select! {
+                () = self.registry.changed() => {}
+                () = sleep_until(renewal) => {}
+                () = stop.cancelled() => {}
+                error = connection.lost() => return Err(error),
+            }
+        }
+    }
+
+    /// Says that this instance lives, and marks the entries that are to be written again: all where
+    /// Redis had lost its key, some at a time where it had not.
+    async fn renew(&mut self, client: &Client) -> Outcome<()> {
+        let lease = Expiration::PX(PRESENCE_LEASE.as_millis() as i64);
+        let before: Option<String> = client
+            .set(self.own_key(), "1", Some(lease), None, true)
+            .await?;
+        if self.refresh.is_empty() || before.is_none() {
+            let everybody = self.registry.everybody();
+            self.refresh = everybody.into_iter().map(|(device, _)| device).collect();
+            self.refresh_chunk = self.refresh.len().div_ceil(PRESENCE_REFRESH_RENEWALS);
+        }
+        let due = match before {
+            None => 0,
+            Some(_) => self.refresh.len().saturating_sub(self.refresh_chunk),
+        };
+        self.registry.touch(&self.refresh.split_off(due));
+        Ok(())
+    }
+
+    /// Writes some of what has changed. Returns whether there was anything.
+    async fn write_changes(&self, client: &Client) -> Outcome<bool> {
+        let (changes, version) = self.registry.take_changes(PRESENCE_CHUNK);
+        if !changes.is_empty()
+            && let Err(error) = self.write(client, &changes).await
+        {
+            self.registry.give_back(&changes);
+            return Err(error);
+        }
+        if let Some(version) = version {
+            self.written.send_if_modified(|written| {
+                let is_new = *written != version;
+                *written = version;
+                is_new
+            });
+        }
+        Ok(!changes.is_empty())
+    }
+
+    async fn write(&self, client: &Client, changes: &[Change]) -> Outcome<()> {
+        // Each key of a Redis Cluster may be on another node.
+        let chunk = if self.is_sharded { 1 } else { PRESENCE_CHUNK };
+        let writes = changes.chunks(chunk).map(|changes| {
+            let keys: Vec<String> = changes
+                .iter()
+                .map(|change| self.names.device(change.device))
+                .collect();
+            let mut args: Vec<Value> = vec![
+                id_of(self.instance).into(),
+                (PRESENCE_ENTRY_TTL.as_millis() as i64).into(),
+            ];
+            for change in changes {
+                args.extend(columns(change).map(Value::Integer));
+            }
+            client.eval::<(), _, _, _>(WRITE, keys, args)
+        });
+        try_join_all(writes).await.map(drop)
+    }
+
+    fn own_key(&self) -> String {
+        self.names.instance(&id_of(self.instance))
+    }
+}
+
+/// Generation, user and room, as they are written; user 0 for a device that is not here.
+fn columns(change: &Change) -> [i64; 3] {
+    match change.now {
+        Some(now) => [
+            now.generation,
+            now.user.get(),
+            now.room.map_or(0, RoomId::get),
+        ],
+        None => [change.left, 0, 0],
+    }
+}
+
+/// How an instance is called in entries and in its key.
+fn id_of(instance: u64) -> String {
+    format!("{instance:016x}")
+}
