@@ -3,7 +3,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,7 +36,13 @@ impl RedisServer {
 
     /// A Redis Cluster of one node.
     pub async fn cluster() -> Self {
-        let server = Self::with(&["--cluster-enabled", "yes"]).await;
+        let server = Self::with(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-announce-ip",
+            "127.0.0.1",
+        ])
+        .await;
         server.ask("CLUSTER ADDSLOTSRANGE 0 16383").await;
         let is_well = async {
             while !server
@@ -155,6 +164,7 @@ impl Drop for RedisServer {
 pub struct Proxy {
     address: SocketAddr,
     swallows: watch::Sender<bool>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -163,10 +173,13 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let (swallows, swallowing) = watch::channel(false);
         let port = server.port;
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
         crate::lifecycle::Tasks::default().spawn(async move {
             let tasks = Arc::new(crate::lifecycle::Tasks::default());
             while let Ok((client, _)) = listener.accept().await {
                 let swallowing = swallowing.clone();
+                counter.fetch_add(1, Ordering::SeqCst);
                 tasks.spawn(async move {
                     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
                         return;
@@ -179,7 +192,16 @@ impl Proxy {
                 });
             }
         });
-        Self { address, swallows }
+        Self {
+            address,
+            swallows,
+            connections,
+        }
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub fn url(&self) -> String {

@@ -316,3 +316,6 @@ fn columns(change: &Change) -> [i64; 3] {
 fn id_of(instance: u64) -> String {
     format!("{instance:016x}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,8 +65,8 @@ pub struct Redis {
 
 /// Events that wait for the reader, who takes them at once.
 const EVENTS_MAX: usize = 4;
-/// Messages that a connection keeps on which none comes.
-const NO_INBOX: usize = 1;
+/// Messages that a connection keeps on which none comes. The client's own events need some room.
+const NO_INBOX: usize = 32;
 
 impl Redis {
     /// Begins to connect. What comes from other instances comes out of the inbox.

@@ -98,7 +98,7 @@ impl Outbox {
     }
 
     /// Takes what may be published in one go.
-    fn take(&self, batch: &mut Vec<Item>) {
+    pub(super) fn take(&self, batch: &mut Vec<Item>) {
         let mut queue = self.lock();
         let mut bytes = 0;
         while batch.len() < BRIDGE_BATCH_MAX
@@ -119,12 +119,12 @@ impl Outbox {
             .set(queue.items.len() as i64);
     }
 
-    fn open(&self) {
+    pub(super) fn open(&self) {
         self.lock().is_open = true;
     }
 
     /// Drops what waits, and `unsure` more of which nobody knows whether it was published.
-    fn close(&self, unsure: usize) {
+    pub(super) fn close(&self, unsure: usize) {
         let mut queue = self.lock();
         queue.is_open = false;
         let waiting = mem::take(&mut queue.items);
@@ -140,7 +140,7 @@ impl Outbox {
     }
 
     /// Whether something was dropped since the last call.
-    fn take_loss(&self) -> bool {
+    pub(super) fn take_loss(&self) -> bool {
         mem::take(&mut self.lock().is_lossy)
     }
 

@@ -1,0 +1,186 @@
+//! Two instances and a Redis server of their own.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    delivery::{
+        bridge::redis::Options,
+        handle::{Credential, Eviction, Handle},
+    },
+    error::Code,
+    lifecycle::Tasks,
+    telemetry::Metrics,
+    testing::redis::RedisServer,
+};
+
+/// How long a test waits for what must come.
+const LONG: Duration = Duration::from_secs(30);
+const DEVICE: DeviceId = DeviceId(5);
+const USER: UserId = UserId(7);
+const ROOM: RoomId = RoomId(9);
+
+/// An instance with nothing but sessions.
+struct Node {
+    registry: Arc<Registry>,
+    presence: Presence,
+    tasks: Tasks,
+}
+
+impl Node {
+    fn new(url: &str, instance: u64) -> Self {
+        let tasks = Tasks::default();
+        let (redis, _inbox) = Redis::connect(&Options {
+            url,
+            prefix: "test",
+            instance,
+            tasks: &tasks,
+            metrics: &Arc::new(Metrics::default()),
+        })
+        .unwrap();
+        let registry = Arc::new(Registry::watched());
+        let (presence, keeper) = Presence::shared(&redis, &registry);
+        tasks.spawn_critical("presence", keeper.run(tasks.stop().clone()));
+        Self {
+            registry,
+            presence,
+            tasks,
+        }
+    }
+
+    fn sign_in(&self, generation: i64) -> Arc<Handle> {
+        let handle = Arc::new(Handle::new(DEVICE));
+        self.registry.enter(&handle);
+        let credential = Credential {
+            user: USER,
+            generation,
+            token_hash: [0; 32],
+            expires_at: 0,
+        };
+        self.registry.sign_in(&handle, credential);
+        handle
+    }
+
+    async fn until_written(&self) {
+        let version = self.registry.version();
+        let mut written = self.presence.shared.as_ref().unwrap().written.clone();
+        let writing = written.wait_for(|written| *written >= version);
+        tokio::time::timeout(LONG, writing).await.unwrap().unwrap();
+    }
+
+    async fn until_online(&self, online: bool) {
+        let waiting = async {
+            while self.presence.online(DEVICE).await != online {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(LONG, waiting).await;
+        in_time.unwrap_or_else(|_| panic!("online: {online}"));
+    }
+
+    async fn stop(&self) {
+        self.tasks.stop().cancel();
+        let finished = tokio::time::timeout(LONG, self.tasks.finished());
+        finished.await.expect("it stops");
+    }
+}
+
+#[tokio::test]
+async fn device_is_known_on_other_instances_with_its_room() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let session = a.sign_in(1);
+    a.registry.enter_room(&session, Some(ROOM));
+    a.until_written().await;
+    b.until_online(true).await;
+    assert_eq!(b.presence.room(USER, DEVICE).await.unwrap(), Some(ROOM));
+    assert_eq!(b.presence.room(UserId(8), DEVICE).await.unwrap(), None);
+    assert!(!b.presence.online(DeviceId(6)).await);
+    a.registry.enter_room(&session, None);
+    a.presence.settled().await;
+    assert_eq!(b.presence.room(USER, DEVICE).await.unwrap(), None);
+    a.registry.leave(&session);
+    a.until_written().await;
+    assert!(!b.presence.online(DEVICE).await);
+    assert_eq!(redis.ask("KEYS test:d:*").await, "*0\r\n");
+}
+
+#[tokio::test]
+async fn late_instance_neither_overwrites_nor_removes_a_newer_session() {
+    let redis = RedisServer::start().await;
+    let (a, b, c) = (
+        Node::new(&redis.url(), 1),
+        Node::new(&redis.url(), 2),
+        Node::new(&redis.url(), 3),
+    );
+    let old = a.sign_in(1);
+    a.until_written().await;
+    let new = b.sign_in(2);
+    b.registry.enter_room(&new, Some(ROOM));
+    b.until_written().await;
+    // The late one writes its state again, then its session goes.
+    a.registry.touch(&[DEVICE]);
+    a.until_written().await;
+    assert_eq!(c_room(&c).await, Some(ROOM));
+    old.evict(Eviction::Replaced);
+    a.registry.leave(&old);
+    a.until_written().await;
+    assert_eq!(c_room(&c).await, Some(ROOM));
+    b.registry.leave(&new);
+    b.until_written().await;
+    assert!(!c.presence.online(DEVICE).await);
+}
+
+async fn c_room(node: &Node) -> Option<RoomId> {
+    node.until_online(true).await;
+    node.presence.room(USER, DEVICE).await.unwrap()
+}
+
+#[tokio::test]
+async fn devices_of_an_instance_that_died_go_offline_and_those_of_one_that_drained_at_once() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let _session = a.sign_in(1);
+    a.until_written().await;
+    b.until_online(true).await;
+    a.stop().await;
+    assert!(!b.presence.online(DEVICE).await, "its key is gone");
+
+    let c = Node::new(&redis.url(), 3);
+    let _session = c.sign_in(2);
+    c.until_written().await;
+    b.until_online(true).await;
+    let ttl = redis.ask("PTTL test:i:0000000000000003").await;
+    let ttl: u128 = ttl[1..].trim().parse().expect("it ends by itself");
+    assert!(ttl <= PRESENCE_LEASE.as_millis());
+    redis.ask("DEL test:i:0000000000000003").await;
+    assert!(!b.presence.online(DEVICE).await);
+}
+
+#[tokio::test]
+async fn entries_are_put_back_after_redis_lost_them() {
+    let mut redis = RedisServer::start().await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let _session = a.sign_in(1);
+    a.until_written().await;
+    redis.ask("FLUSHALL").await;
+    assert!(!b.presence.online(DEVICE).await);
+    b.until_online(true).await;
+    redis.down();
+    b.until_online(false).await;
+    assert!(a.presence.online(DEVICE).await, "it is here");
+    let asked = b.presence.room(USER, DEVICE).await;
+    assert!(asked.unwrap_err().is(Code::TryAgain));
+    assert_eq!(a.presence.room(USER, DEVICE).await.unwrap(), None);
+    assert!(redis.up().await);
+    b.until_online(true).await;
+}
+
+#[tokio::test]
+async fn instance_that_is_alone_knows_its_own_devices() {
+    let registry = Arc::new(Registry::default());
+    let presence = Presence::alone(registry);
+    assert!(!presence.online(DEVICE).await);
+    assert_eq!(presence.room(USER, DEVICE).await.unwrap(), None);
+    presence.settled().await;
+}
