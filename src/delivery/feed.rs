@@ -153,12 +153,9 @@ impl Feed {
                 true
             }
             (seq, _) => {
-                push.template.count_in(&self.budget);
                 state.early.insert(seq, push);
                 // The newest stay: how far the timeline goes must not be forgotten.
-                while state.early.len() > EARLY_MAX
-                    || (self.budget.is_exceeded() && state.early.len() > 1)
-                {
+                if state.early.len() > EARLY_MAX {
                     state.early.pop_first();
                 }
                 false
