@@ -16,6 +16,7 @@ use crate::support::{
     groups::Group,
     messages::{text, words},
     wait::soon,
+    wire::BOTH,
 };
 use im::pb::MessageType;
 
@@ -51,26 +52,31 @@ struct Run {
     outcomes: HashMap<String, Outcome>,
 }
 
-/// Members come and go while everybody sends.
-async fn run(server: &Server, kind: GroupType, seed: u64) -> Run {
+/// Members come and go while everybody sends, each on one of `instances`.
+async fn run(instances: &[Api], kind: GroupType, seed: u64) -> Run {
     println!("IM_PLAN_SEED={seed}");
+    let server = &instances[0];
+    let on = |n: usize| instances[n % instances.len()].clone();
     let creator = server.new_user().await;
     let users = server.new_users(USERS).await;
-    let connections = server.connect_all(&users).await;
+    let mut connections = Vec::new();
+    for (n, user) in users.iter().enumerate() {
+        connections.push(on(n).connect(BOTH[n % 2], user).await);
+    }
     let group = server
         .create_group(&creator, kind, &ids(&users[..USERS / 2]))
         .await;
     let mut admins = Vec::new();
-    for n in 0..ADMINS as u64 {
-        let (api, creator, users) = (server.clone_api(), creator.clone(), ids(&users));
-        let random = StdRng::seed_from_u64(seed * 10 + n);
+    for n in 0..ADMINS {
+        let (api, creator, users) = (on(n), creator.clone(), ids(&users));
+        let random = StdRng::seed_from_u64(seed * 10 + n as u64);
         admins.push(tokio::spawn(async move {
             change_members(&api, &creator, group, &users, random).await;
         }));
     }
     let mut senders = Vec::new();
     for (device, connection) in users.into_iter().zip(connections) {
-        let api = server.clone_api();
+        let api = on(senders.len() + 1);
         let random = StdRng::seed_from_u64(seed * 100 + senders.len() as u64);
         senders.push(tokio::spawn(send_all(
             api, device, connection, group, random,
@@ -173,9 +179,15 @@ fn of_group(timeline: &[Message], group: Group) -> Vec<Message> {
 
 #[tokio::test]
 async fn a_small_group_gives_each_message_to_its_members_at_that_time() {
+    let server = Server::start().await;
+    check_small(&[server.clone_api()]).await;
+}
+
+/// Runs the plans for a small group on `instances` of one server.
+pub async fn check_small(instances: &[Api]) {
+    let server = instances.last().expect("one at least");
     for seed in seeds() {
-        let server = Server::start().await;
-        let run = run(&server, GroupType::GtSmall, seed).await;
+        let run = run(instances, GroupType::GtSmall, seed).await;
         let log = server.timeline(&run.creator).await;
         assert!(log.iter().all(|m| run.group.got(m)));
         let history = GroupHistory::new(run.outcomes, log);
@@ -205,9 +217,15 @@ async fn a_small_group_gives_each_message_to_its_members_at_that_time() {
 
 #[tokio::test]
 async fn a_large_group_gives_each_message_to_its_members_at_that_time() {
+    let server = Server::start().await;
+    check_large(&[server.clone_api()]).await;
+}
+
+/// Runs the plans for a large group on `instances` of one server.
+pub async fn check_large(instances: &[Api]) {
+    let server = instances.last().expect("one at least");
     for seed in seeds() {
-        let server = Server::start().await;
-        let mut run = run(&server, GroupType::GtLarge, seed).await;
+        let mut run = run(instances, GroupType::GtLarge, seed).await;
         let id = "the end of all";
         let end = run.group.text_with_id(END, id);
         let result = Some(server.send(&run.creator, end).await);

@@ -29,6 +29,15 @@ pub struct Connection {
     end: Option<Option<u16>>,
 }
 
+/// What the server says on a connection.
+#[derive(Debug)]
+pub enum Heard {
+    Answer(Output),
+    Push(Box<Message>),
+    Notice(Notice),
+    End,
+}
+
 impl Connection {
     pub fn new(reader: Reader, writer: Writer) -> Self {
         Self {
@@ -133,6 +142,29 @@ impl Connection {
             messages.push(self.push().await);
         }
         messages
+    }
+
+    /// The next thing the server says, whatever it is. There is no deadline. Cancel safe.
+    pub async fn heard(&mut self) -> Heard {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Heard::Answer(answer);
+            }
+            if let Some(message) = self.pushes.pop_front() {
+                return Heard::Push(Box::new(message));
+            }
+            if let Some(notice) = self.notices.pop_front() {
+                return Heard::Notice(notice);
+            }
+            if self.end.is_some() {
+                return Heard::End;
+            }
+            match self.reader.next().await {
+                Incoming::Body(body) => self.file(Output::decode(body).expect("an Output")),
+                Incoming::Pong => self.pongs += 1,
+                Incoming::Closed(code) => self.end = Some(code),
+            }
+        }
     }
 
     /// What was pushed while the test waited for other things.

@@ -52,6 +52,11 @@ impl History {
         attempts.filter(|a| a.acknowledged.is_some()).count()
     }
 
+    /// How many sends were not acknowledged.
+    pub fn unanswered(&self) -> usize {
+        self.attempts.len() - self.acknowledgements()
+    }
+
     /// Adds what another task has recorded.
     pub fn merge(&mut self, other: Self) {
         for (id, attempt) in other.attempts {

@@ -1,6 +1,9 @@
 //! What the tests are made of: servers, clients, and the checks that many tests share.
 
 pub mod api;
+pub mod balancer;
+pub mod client;
+pub mod cluster;
 pub mod connection;
 pub mod crowd;
 pub mod device;
@@ -12,6 +15,7 @@ pub mod groups;
 pub mod history;
 pub mod http;
 pub mod internal;
+pub mod load;
 pub mod messages;
 pub mod process;
 pub mod pull;
@@ -21,6 +25,7 @@ pub mod wait;
 pub mod wire;
 
 pub use api::Api;
+pub use cluster::Cluster;
 pub use connection::Connection;
 pub use device::Device;
 pub use process::Process;

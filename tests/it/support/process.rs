@@ -17,6 +17,7 @@ use test_servers::Database;
 use super::{
     Api,
     api::{Addresses, TEST_CODE},
+    server::Setting,
     wait::{eventually, soon},
 };
 
@@ -69,6 +70,17 @@ impl Process {
             api: Api::new(addresses),
             database,
         }
+    }
+
+    /// As [`Process::on`], with settings by their keys.
+    pub async fn with_settings(database: Arc<Database>, settings: &[Setting]) -> Self {
+        let named = settings.iter().map(|(key, value)| (variable(key), value));
+        let variables: Vec<_> = named.collect();
+        let variables: Vec<_> = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Self::on(database, &variables).await
     }
 
     /// Kills it as a power cut would end it, and waits until it is gone.
@@ -210,7 +222,12 @@ async fn spawn(folder: &Path, environment: &HashMap<String, String>) -> (Child, 
 }
 
 fn listen_key(listener: &str) -> String {
-    format!("IM_LISTEN__{}", listener.to_uppercase())
+    variable(&format!("listen.{listener}"))
+}
+
+/// The variable that sets a key of the configuration.
+fn variable(key: &str) -> String {
+    format!("IM_{}", key.replace('.', "__").to_uppercase())
 }
 
 fn listening(addresses: Addresses) -> [(&'static str, SocketAddr); 5] {

@@ -29,6 +29,9 @@ use super::{
     wait::soon,
 };
 
+/// A key of the configuration and its value.
+pub type Setting = (&'static str, String);
+
 /// A server in this process; it is stopped at drop.
 pub struct Server {
     api: Api,
@@ -36,7 +39,7 @@ pub struct Server {
     config: Config,
     clock: Arc<dyn Clock>,
     /// Dropped last, so that nobody writes to it any more. Instances of a cluster share one.
-    database: Arc<Database>,
+    _database: Arc<Database>,
     _folder: TempDir,
 }
 
@@ -61,22 +64,19 @@ impl Server {
     /// Starts a server that reads the time from `clock`.
     pub async fn with_clock(clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
         let database = Arc::new(Database::fresh().await);
-        let url = database.url().to_owned();
-        Self::on(database, clock, |config| {
-            config.database.url = url;
-            change(config);
-        })
-        .await
+        Self::on(database, clock, &[], change).await
     }
 
-    /// Starts a server on a database that others may use too. `change` sets its URL.
+    /// Starts a server on a database that others may use too, with settings by their keys and as
+    /// changed by `change`.
     pub async fn on(
         database: Arc<Database>,
         clock: Arc<dyn Clock>,
+        settings: &[Setting],
         change: impl FnOnce(&mut Config),
     ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut config = default_config(folder.path());
+        let mut config = default_config(folder.path(), database.url(), settings);
         change(&mut config);
         let (running, api) = run(config.clone(), Arc::clone(&clock)).await;
         Self {
@@ -84,7 +84,7 @@ impl Server {
             running: Some(running),
             config,
             clock,
-            database,
+            _database: database,
             _folder: folder,
         }
     }
@@ -92,11 +92,6 @@ impl Server {
     /// The way to it, for a task of its own.
     pub fn clone_api(&self) -> Api {
         self.api.clone()
-    }
-
-    /// Its database.
-    pub fn database(&self) -> &Database {
-        &self.database
     }
 
     /// Asks it to drain, and waits until it has.
@@ -134,11 +129,18 @@ impl Drop for Running {
     }
 }
 
-/// The repository's `im.toml`, on free ports of the loopback and with its files in `folder`.
-fn default_config(folder: &Path) -> Config {
-    let mut config: Config = Figment::from(Toml::string(include_str!("../../../im.toml")))
-        .extract()
-        .expect("im.toml is a configuration");
+/// The repository's `im.toml` with `settings`, on free ports of the loopback and with its files in
+/// `folder`.
+fn default_config(folder: &Path, database_url: &str, settings: &[Setting]) -> Config {
+    let mut layers = Figment::from(Toml::string(include_str!("../../../im.toml")))
+        .merge(("database.url", database_url));
+    for (key, value) in settings {
+        layers = match value.parse::<u64>() {
+            Ok(number) => layers.merge((key, number)),
+            Err(_) => layers.merge((key, value)),
+        };
+    }
+    let mut config: Config = layers.extract().expect("a configuration");
     let free = "127.0.0.1:0".parse().expect("an address");
     config.listen.tcp = free;
     config.listen.http = free;

@@ -103,6 +103,12 @@ pub async fn open_web_socket(address: SocketAddr, path: &str) -> Result<(Reader,
     }
 }
 
+/// Opens a plain TCP connection to a server that may be gone.
+pub async fn try_open_tcp(address: SocketAddr) -> std::io::Result<(Reader, Writer)> {
+    let socket = TcpStream::connect(address).await?;
+    Ok(halves(Transport::Tcp, socket, BytesMut::new()))
+}
+
 fn halves(transport: Transport, socket: TcpStream, buffer: BytesMut) -> (Reader, Writer) {
     socket.set_nodelay(true).expect("set TCP_NODELAY");
     let (read, write) = socket.into_split();

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::{
     process::{PATIENCE, Process, until},
-    program::Program,
+    program::{self, Program},
     shared,
 };
 
@@ -93,6 +93,13 @@ impl Private {
     /// Lets it go on after a pause.
     pub fn resume(&self) {
         self.running().signal_all(Signal::CONT);
+    }
+
+    /// Makes Redis forget everything.
+    pub async fn flush(&self) {
+        assert_eq!(self.program, Program::Redis, "only Redis is flushed");
+        let flushed = program::ask_redis(self.address, "FLUSHALL").await;
+        assert_eq!(flushed.expect("Redis answers"), "+OK");
     }
 
     fn running(&self) -> &Process {

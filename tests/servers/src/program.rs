@@ -14,7 +14,7 @@ use std::{
 use rustix::process::Signal;
 use sea_orm::{ConnectOptions, ConnectionTrait as _, DatabaseConnection, DbErr};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
 
@@ -159,7 +159,10 @@ impl Program {
     pub async fn answers(self, address: SocketAddr) -> bool {
         let asked = async {
             match self {
-                Self::Redis => ping(address).await.is_ok(),
+                Self::Redis => {
+                    let answer = ask_redis(address, "PING").await;
+                    answer.is_ok_and(|answer| answer == "+PONG")
+                }
                 Self::Mariadb | Self::Postgres => {
                     let url = self.url(address, self.first_database());
                     match connect(&url).await {
@@ -260,15 +263,14 @@ async fn open(url: &str) -> Connected {
     Ok(connection)
 }
 
-async fn ping(address: SocketAddr) -> std::io::Result<()> {
-    let mut socket = TcpStream::connect(address).await?;
-    socket.write_all(b"PING\r\n").await?;
-    let mut answer = [0; 7];
-    socket.read_exact(&mut answer).await?;
-    match &answer {
-        b"+PONG\r\n" => Ok(()),
-        _ => Err(std::io::ErrorKind::InvalidData.into()),
-    }
+/// One command without arguments, and the line that Redis answers.
+pub async fn ask_redis(address: SocketAddr, command: &str) -> std::io::Result<String> {
+    let mut socket = BufReader::new(TcpStream::connect(address).await?);
+    let line = format!("{command}\r\n");
+    socket.get_mut().write_all(line.as_bytes()).await?;
+    let mut answer = String::new();
+    socket.read_line(&mut answer).await?;
+    Ok(answer.trim_end().to_owned())
 }
 
 /// Runs a program that prepares data, and fails with what it said.

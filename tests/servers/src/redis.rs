@@ -27,7 +27,7 @@ impl RedisSpace {
     fn at(address: SocketAddr) -> Self {
         Self {
             address,
-            prefix: format!("test-{:016x}:", rand::random::<u64>()),
+            prefix: format!("test-{:016x}", rand::random::<u64>()),
         }
     }
 
