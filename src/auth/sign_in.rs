@@ -6,6 +6,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
     sync::Arc,
+    time::Duration,
 };
 
 use subtle::ConstantTimeEq as _;
@@ -20,6 +21,10 @@ use crate::{
     store::{self, Outcome, Store, membership::Membership},
     telemetry::Metrics,
 };
+
+/// First pause before signing in is tried again; it doubles up to `RETRY_PAUSE_MAX`.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A sign-in that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +123,7 @@ impl Task {
     }
 
     async fn sign_in(&self, batch: Vec<Request>) {
-        let signed = tokio::time::timeout(DATABASE_DEADLINE, self.sign_in_all(&batch)).await;
+        let signed = tokio::time::timeout(DATABASE_DEADLINE, self.sign_in_surely(&batch)).await;
         let mut signed = match signed {
             Ok(Ok(signed)) => Ok(signed),
             Ok(Err(error)) => Err(Error::from(error)),
@@ -134,6 +139,24 @@ impl Task {
             self.metrics.sign_in_done(&answer);
             // Whoever does not wait any more has gone away.
             let _ = request.reply.send(answer);
+        }
+    }
+
+    /// Tries again while that may help: hundreds of devices wait. A generation that is raised once
+    /// more harms nobody.
+    async fn sign_in_surely(&self, batch: &[Request]) -> Outcome<HashMap<usize, SignedIn>> {
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            let error = match store::attempt(self.sign_in_all(batch)).await {
+                Ok(signed) => return Ok(signed),
+                Err(error) => error,
+            };
+            if !store::failure_kind(&error).may_pass() {
+                return Err(error);
+            }
+            tracing::debug!(%error, "signing in is tried again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
     }
 

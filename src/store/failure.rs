@@ -31,6 +31,14 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// Whether trying again may help.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::Transient | Self::Locked | Self::Away)
+    }
+}
+
 /// Classifies an error of any of the engines.
 pub fn kind(error: &DbErr) -> Kind {
     match error {
@@ -151,12 +159,11 @@ pub(super) const fn sqlite_kind(code: i32) -> Kind {
 impl From<DbErr> for Error {
     #[track_caller]
     fn from(error: DbErr) -> Self {
-        match kind(&error) {
-            Kind::Transient | Kind::Locked | Kind::Away => {
-                tracing::debug!(%error, "the database does not answer");
-                Self::try_again("the database does not answer, try again later")
-            }
-            Kind::Duplicate | Kind::Other => Self::wrap("query", error),
+        if kind(&error).may_pass() {
+            tracing::debug!(%error, "the database does not answer");
+            Self::try_again("the database does not answer, try again later")
+        } else {
+            Self::wrap("query", error)
         }
     }
 }

@@ -159,12 +159,11 @@ pub(super) fn kind(error: &rusqlite::Error) -> FailureKind {
 impl From<rusqlite::Error> for Error {
     #[track_caller]
     fn from(error: rusqlite::Error) -> Self {
-        match kind(&error) {
-            FailureKind::Transient | FailureKind::Locked | FailureKind::Away => {
-                tracing::debug!(%error, "the database does not answer");
-                Self::try_again("the database does not answer, try again later")
-            }
-            FailureKind::Duplicate | FailureKind::Other => Self::wrap("query", error),
+        if kind(&error).may_pass() {
+            tracing::debug!(%error, "the database does not answer");
+            Self::try_again("the database does not answer, try again later")
+        } else {
+            Self::wrap("query", error)
         }
     }
 }
