@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use im::pb::{GroupType, SendMessageReq, SendMessageResp};
+use im::pb::{GetGroupsReq, GroupType, SendMessageReq, SendMessageResp};
 use tonic::Status;
 
 use crate::support::{
     Api, Cluster, Device, Process,
+    balancer::is_ready,
     cluster::Plan,
-    crowd::ids,
+    crowd::{all, ids},
     errors::{NOT_IN_GROUP, code},
     groups::Group,
     messages::text_with_id,
@@ -23,6 +24,9 @@ pub const INSTANCES: usize = 3;
 pub const USERS: usize = 4;
 const DEVICES_EACH: usize = 2;
 const INTERVAL_S: u64 = 2;
+
+/// More calls at once than an instance has connections to its database.
+const CALLS: usize = 64;
 
 /// Where a send goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct World {
     alive: [bool; INSTANCES],
     pub users: Vec<Device>,
     pub devices: Vec<Member>,
+    /// A device that only asks whether an instance is well.
+    probe: Device,
     /// Connections that a newer one of the same device must have ended.
     old: Vec<(usize, Session)>,
     pub small: Group,
@@ -72,6 +78,7 @@ impl World {
                 devices.push(Member::new(other, user));
             }
         }
+        let probe = cluster[0].new_user().await;
         let others = ids(&users[1..]);
         let make = async |kind| cluster[0].create_group(&users[0], kind, &others).await;
         let (small, large) = (
@@ -83,6 +90,7 @@ impl World {
             alive: [true; INSTANCES],
             users,
             devices,
+            probe,
             old: Vec::new(),
             small,
             large,
@@ -221,17 +229,36 @@ impl World {
         server.start_again().await;
     }
 
-    /// Makes everything well again.
+    /// Makes everything well again. An instance may find its connections to the database broken one by
+    /// one, and answers "try again" each time: it is well when it answers many calls at once.
     pub async fn heal(&mut self) {
         self.mend_bridges().await;
         self.bring_back().await;
         for instance in 0..INSTANCES {
             let api = &self.cluster[instance];
             eventually("an instance is ready", async || {
-                crate::support::balancer::is_ready(api).await.then_some(())
+                is_ready(api).await.then_some(())
+            })
+            .await;
+            eventually("an instance answers everything", async || {
+                let calls = all((0..CALLS).map(|_| self.look_up(api))).await;
+                let signs_in = self.probe_signs_in(api).await;
+                (signs_in && calls.into_iter().all(|fine| fine)).then_some(())
             })
             .await;
         }
+    }
+
+    /// A sign-in that writes to the database.
+    async fn probe_signs_in(&self, api: &Api) -> bool {
+        let mut connection = api.open(BOTH[0]).await;
+        connection.sign_in(&self.probe).await.code == 0
+    }
+
+    /// A call that needs the database.
+    async fn look_up(&self, api: &Api) -> bool {
+        let mut logic = api.logic(&self.users[0]);
+        logic.get_groups(GetGroupsReq {}).await.is_ok()
     }
 
     /// Waits until every send has an answer, by trying again where there was none, and until only one
