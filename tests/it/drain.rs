@@ -54,9 +54,8 @@ async fn a_send_that_waits_for_the_database_is_answered_in_a_drain(transport: Tr
     let mut server = Process::start().await;
     let (alice, bob) = (server.new_user().await, server.new_user().await);
     let mut session = server.connect(transport, &alice).await;
-    let file = server.database_url().replace("sqlite://", "");
-    let holder = rusqlite::Connection::open(file).expect("the database");
-    holder.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    let holder = server.database().connect().await;
+    holder.hold_timelines().await;
     let package = im::pb::PackageType::PtSendMessage;
     let id = session
         .start(package, &text_with_id(bob.user_id, "x", "1"))
@@ -71,7 +70,7 @@ async fn a_send_that_waits_for_the_database_is_answered_in_a_drain(transport: Tr
             .then_some(())
     })
     .await;
-    holder.execute_batch("ROLLBACK").expect("the lock is free");
+    holder.let_go().await;
     let answer = session.answer(id).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     session.assert_ends_with(NoticeCode::NcDraining, 1001).await;
