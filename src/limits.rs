@@ -250,6 +250,8 @@ const _: () = assert!(LOCK_TIMEOUT.as_millis() < ATTEMPT_MAX.as_millis());
 const _: () = assert!(ATTEMPT_MAX.as_millis() < DATABASE_DEADLINE.as_millis());
 /// Sends that wait aside because another instance holds a lock that they need.
 pub const SET_ASIDE_MAX: usize = 4_096;
+/// Bytes of their contents.
+pub const SET_ASIDE_BYTES_MAX: usize = WRITER_QUEUE_BYTES_MAX / 4;
 /// Between two looks whether such locks are free.
 pub const TAKE_UP_INTERVAL: Duration = Duration::from_millis(200);
 /// An open transaction that does nothing for so long is ended by the database server: its instance
@@ -271,7 +273,12 @@ pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(3);
 pub const SCHEMA_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Between two looks whether an instance's place on the database is still its own.
 pub const PLACE_PING_INTERVAL: Duration = Duration::from_secs(2);
-const _: () = assert!(PLACE_PING_INTERVAL.as_millis() < IDLE_TRANSACTION_MAX.as_millis());
+/// A session that holds a place and was silent for so long is ended by the database server.
+pub const PLACE_SILENCE_MAX: Duration = Duration::from_secs(8);
+const _: () = assert!(2 * PLACE_PING_INTERVAL.as_millis() < PLACE_SILENCE_MAX.as_millis());
+/// How long an instance that has lost its place waits for it: its own former session may hold it.
+pub const PLACE_AGAIN_MAX: Duration = Duration::from_secs(15);
+const _: () = assert!(PLACE_SILENCE_MAX.as_millis() < PLACE_AGAIN_MAX.as_millis());
 /// `/readyz` answers within this time.
 pub const READY_DEADLINE: Duration = Duration::from_millis(1_500);
 

@@ -32,7 +32,13 @@ use crate::{
     message::{self, Messages},
     store::{self, Store},
     telemetry::Metrics,
-    timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
+    timeline::{
+        Writer,
+        ack::Acks,
+        epoch::{self, Epoch},
+        pages::Pages,
+        writer,
+    },
     user::{Accounts, Directory},
 };
 use axum::Router;
@@ -132,12 +138,14 @@ impl Server {
         let interval = seconds(config.delivery.reconcile_interval_s);
         let cache_ttl = CACHE_TTL.min(interval);
 
+        let doubts = Arc::new(auth::Doubts::default());
         let authenticator = auth::Options {
             store: store.clone(),
             registry: Arc::clone(&registry),
             router: Arc::clone(&router),
             clock: Arc::clone(&clock),
             tasks: core.clone(),
+            doubts: Arc::clone(&doubts),
             cache_ttl,
         };
         let authenticator = Authenticator::new(authenticator, &config.sign_in, &config.devices);
@@ -161,7 +169,8 @@ impl Server {
             router: Arc::clone(&router),
             registry: Arc::clone(&registry),
             authenticator: Arc::clone(&authenticator),
-            doubts: Arc::default(),
+            doubts,
+            epoch: Arc::clone(&epoch),
             hurry: Arc::default(),
             acks: Arc::clone(&acks),
             directory: Arc::clone(&directory),
@@ -233,7 +242,6 @@ impl Server {
             messages: Arc::clone(&messages),
             pages: Arc::new(pages),
             acks: Arc::clone(&acks),
-            epoch,
             tasks: groups.edge.clone(),
             draining: groups.edge.stop().clone(),
             metrics: Arc::clone(&metrics),
@@ -422,6 +430,7 @@ struct Memory {
     authenticator: Arc<Authenticator>,
     /// Whose sessions are compared with the database at once.
     doubts: Arc<auth::Doubts>,
+    epoch: Arc<Epoch>,
     /// Wakes the sweep over feeds.
     hurry: Arc<Notify>,
     acks: Arc<Acks>,
@@ -489,6 +498,7 @@ fn start_housekeeping(
         doubts,
         hurry,
         acks,
+        epoch,
         ..
     } = memory.clone();
     core.spawn_critical("acks", acks.run(store.clone(), core.clone()));
@@ -502,6 +512,14 @@ fn start_housekeeping(
         memory.start_over();
     };
     let stop = core.stop();
+    let watch = epoch::watch(
+        epoch,
+        store.clone(),
+        interval,
+        stop.clone(),
+        went_back.clone(),
+    );
+    core.spawn_critical("epoch", watch);
     let feeds = reconcile::Sweep {
         router,
         store: store.clone(),

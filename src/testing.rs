@@ -88,6 +88,7 @@ impl World {
             router: Arc::clone(&router),
             clock: Arc::clone(&clock) as _,
             tasks: tasks.clone(),
+            doubts: Arc::default(),
             cache_ttl: CACHE_TTL,
         };
         let authenticator = Arc::new(Authenticator::new(authenticator, sign_in, &devices));

@@ -16,7 +16,7 @@ use crate::{
     id::{DeviceId, UserId},
     lifecycle::Tasks,
     limits::CREDENTIALS_CACHED_MAX,
-    store::{self, Conn, Store, Tx, entity::auth_token, within_deadline},
+    store::{self, Committed, Conn, Store, Tx, entity::auth_token, within_deadline},
 };
 
 pub mod attempts;
@@ -56,6 +56,8 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// What commits go on in when nobody waits for them.
     pub tasks: Tasks,
+    /// Whose sessions are to be compared with the database.
+    pub doubts: Arc<Doubts>,
     /// How long a token that was checked counts without asking the database.
     pub cache_ttl: Duration,
 }
@@ -66,6 +68,7 @@ struct Live {
     credentials: Cache<DeviceId, Credential>,
     registry: Arc<Registry>,
     router: Arc<Router>,
+    doubts: Arc<Doubts>,
 }
 
 /// A token that is stored, in a transaction that is still open.
@@ -87,6 +90,7 @@ impl Authenticator {
             router,
             clock,
             tasks,
+            doubts,
             cache_ttl,
         } = options;
         let ttl = config::seconds(sign_in.token_ttl_days.saturating_mul(24 * 3600));
@@ -98,6 +102,7 @@ impl Authenticator {
                 credentials: Cache::new(CREDENTIALS_CACHED_MAX, cache_ttl),
                 registry,
                 router,
+                doubts,
             }),
             token_ttl_ms: ttl.as_millis() as i64,
             devices_per_user_max: devices.per_user_max,
@@ -212,8 +217,11 @@ impl Authenticator {
     /// goes away does not stop it.
     pub(crate) async fn commit_revoking(&self, tx: Tx, devices: Vec<DeviceId>) -> Result<()> {
         let live = Arc::clone(&self.live);
-        tx.commit_then(&self.tasks, move || live.revoked(devices))
-            .await
+        let effect = move |committed| match committed {
+            Committed::Surely => live.revoked(devices),
+            Committed::Perhaps => live.doubted(devices),
+        };
+        tx.commit_then(&self.tasks, effect).await
     }
 
     /// Stores a new token for `user` on `device` in place of the one before. Where the user is
@@ -271,6 +279,15 @@ impl Live {
             self.credentials.invalidate(*device);
             self.registry.evict_device(*device, Eviction::SignedOut);
         }
+        self.router.tell(News::Revoked(devices.into()));
+    }
+
+    /// Nobody knows whether they were revoked: the database is asked, here and elsewhere.
+    fn doubted(&self, devices: Vec<DeviceId>) {
+        for device in &devices {
+            self.credentials.invalidate(*device);
+        }
+        self.doubts.raise(&devices);
         self.router.tell(News::Revoked(devices.into()));
     }
 }

@@ -205,7 +205,9 @@ impl Task {
         let Some(step) = times.values().max().copied() else {
             return Ok(HashMap::new());
         };
-        let devices: Vec<DeviceId> = times.keys().copied().collect();
+        let mut devices: Vec<DeviceId> = times.keys().copied().collect();
+        // As another instance locks them.
+        devices.sort_unstable();
         let owners = distinct(granted().map(|(_, request)| Owner::User(request.user)));
         let sessions = distinct(granted().map(|(_, request)| (request.user, request.device)));
         let generations = store::session::raise_generations(conn, &devices, step, now).await?;

@@ -166,10 +166,8 @@ pub(super) fn sync(
     let gateway = Arc::clone(gateway);
     let span = tracing::info_span!("sync", request_id = head.request_id, %user);
     async move {
-        let Gateway {
-            pages, acks, epoch, ..
-        } = &*gateway;
-        match sync::sync(pages, acks, epoch, user, &asked).await {
+        let Gateway { pages, acks, .. } = &*gateway;
+        match sync::sync(pages, acks, user, &asked).await {
             Ok(Synced { output, ends }) => {
                 gateway.metrics.sync_pages.inc();
                 Done::Synced(head.ok(&output), Box::new(ends))

@@ -14,7 +14,7 @@ use crate::{
     message::Messages,
     store::Store,
     telemetry::Metrics,
-    timeline::{ack::Acks, epoch::Epoch, pages::Pages},
+    timeline::{ack::Acks, pages::Pages},
 };
 
 pub mod close;
@@ -52,8 +52,6 @@ pub struct Gateway {
     pub pages: Arc<Pages>,
     /// Notes acks.
     pub acks: Arc<Acks>,
-    /// The epoch that cursors are given with.
-    pub epoch: Arc<Epoch>,
     /// Every connection is one of these.
     pub tasks: Tasks,
     /// Cancelled when the instance drains: no sign-in from then on.

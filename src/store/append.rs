@@ -11,6 +11,8 @@ use std::{
     sync::Arc,
 };
 
+use sea_orm::TransactionTrait as _;
+
 use super::{
     Conn, Engine, FailureKind, Outcome, Store, attempt, group::Roster, message, server, timeline,
 };
@@ -121,6 +123,17 @@ pub enum Placed {
     NotInGroup,
 }
 
+impl Placed {
+    /// One of the timelines on which it took a position.
+    #[must_use]
+    pub fn an_owner(&self) -> Option<Owner> {
+        match self {
+            Self::New { entries, .. } => entries.first().map(|(owner, _)| *owner),
+            Self::Repeat { .. } | Self::Conflict | Self::NoSuchGroup | Self::NotInGroup => None,
+        }
+    }
+}
+
 /// A row that an append locks until its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lock {
@@ -172,7 +185,8 @@ pub(crate) async fn within(conn: &impl Conn, sends: &[Send]) -> Outcome<Vec<Vec<
         rows.extend(entries.iter().map(|entry| (*entry, MessageId(send.row.id))));
         placed.push(entries);
     }
-    message::insert(conn, sends.iter().map(|send| send.row.clone())).await?;
+    let messages = sends.iter().map(|send| send.row.clone());
+    message::insert(conn, messages.collect()).await?;
     timeline::insert_entries(conn, rows).await?;
     Ok(placed)
 }
@@ -198,6 +212,37 @@ impl Store {
             Engine::Sqlite(sqlite) => sqlite.append(sends).await,
             Engine::Server(server) => server.append(&self.write, &sends).await,
         }
+    }
+
+    /// Which of some messages are stored, when nobody knows whether the transaction that wrote them and
+    /// took a position of `owner` was committed. The answer is final: it waits for the end of that
+    /// transaction, which may still be at work in a database server whose connection was lost.
+    ///
+    /// # Errors
+    /// What the database answers; that it has not ended yet is one.
+    pub(crate) async fn settle(
+        &self,
+        ids: &[MessageId],
+        owner: Owner,
+    ) -> Outcome<Vec<message::Known>> {
+        match &*self.engine {
+            // A commit there has ended when its thread says so.
+            Engine::Sqlite(_) => message::stored(&*self.read, ids).await,
+            Engine::Server(_) => attempt(self.settle_on_server(ids, owner)).await,
+        }
+    }
+
+    async fn settle_on_server(
+        &self,
+        ids: &[MessageId],
+        owner: Owner,
+    ) -> Outcome<Vec<message::Known>> {
+        let tx = self.write.begin().await?;
+        // It holds the lock of this row to its end, also where it inserts it.
+        timeline::raise_heads(&tx, BTreeMap::from([(owner, 0)])).await?;
+        let stored = message::stored(&tx, ids).await?;
+        tx.rollback().await?;
+        Ok(stored)
     }
 
     /// Which of `locks` somebody else holds right now. On SQLite nobody does: there is one writer.

@@ -12,22 +12,34 @@ use crate::{
     limits::DATABASE_DEADLINE,
 };
 
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is made.
+    Surely,
+    /// It failed, and may have been made all the same.
+    Perhaps,
+}
+
 impl Tx {
     /// Commits, then runs `effect`, and only then returns. Both happen even if the returned future
     /// is dropped half-way: a client that hangs up cannot keep a revocation from taking effect.
-    /// After a failed commit `effect` does not run.
+    /// `effect` is told what became of it.
     ///
     /// # Errors
     /// As [`Tx::commit`].
     pub async fn commit_then(
         self,
         tasks: &Tasks,
-        effect: impl FnOnce() + Send + 'static,
+        effect: impl FnOnce(Committed) + Send + 'static,
     ) -> Result<()> {
         let commit = async move {
-            self.commit().await?;
-            effect();
-            Ok(())
+            let committed = self.commit().await;
+            effect(match committed {
+                Ok(()) => Committed::Surely,
+                Err(_) => Committed::Perhaps,
+            });
+            committed
         };
         let committed = tasks.spawn(commit.in_current_span());
         within_deadline(async { committed.await.internal("commit")? }).await

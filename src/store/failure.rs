@@ -133,7 +133,7 @@ fn postgres_kind(code: &str) -> Kind {
         // Lock not available.
         "55P03" => Kind::Locked,
         // Read only (a replica), idle in a transaction for too long, unknown, cancelled.
-        "25006" | "25P03" | "40003" | "57014" => Kind::Away,
+        "25006" | "25P03" | "25P04" | "40003" | "57014" => Kind::Away,
         // Connection, resources, operator, system.
         _ if ["08", "53", "57P", "58"]
             .iter()

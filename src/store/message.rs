@@ -1,5 +1,7 @@
 //! Messages. Only `append` writes them.
 
+use std::collections::VecDeque;
+
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect};
 
 use super::{Conn, Outcome, entity::message, ids::padded};
@@ -38,14 +40,24 @@ impl Row {
     }
 }
 
-/// Inserts messages, few enough for one statement.
+/// Bytes of content after which another statement is begun: a fourth of what servers take by default.
+const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Inserts messages, few enough for the parameters of one statement.
 ///
 /// # Errors
 /// What the database answers.
-pub(super) async fn insert(conn: &impl Conn, rows: impl Iterator<Item = Row>) -> Outcome<()> {
-    let rows: Vec<_> = rows.map(message::ActiveModel::from).collect();
-    if !rows.is_empty() {
-        message::Entity::insert_many(rows)
+pub(super) async fn insert(conn: &impl Conn, rows: Vec<Row>) -> Outcome<()> {
+    let mut rows: VecDeque<Row> = rows.into();
+    while !rows.is_empty() {
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        while bytes < STATEMENT_BYTES
+            && let Some(row) = rows.pop_front()
+        {
+            bytes += row.content.len();
+            some.push(message::ActiveModel::from(row));
+        }
+        message::Entity::insert_many(some)
             .exec_without_returning(conn)
             .await?;
     }

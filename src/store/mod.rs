@@ -47,7 +47,7 @@ pub mod timeline;
 pub mod user;
 pub mod verification_code;
 
-pub use commit::within_deadline;
+pub use commit::{Committed, within_deadline};
 pub(crate) use failure::Outcome;
 pub use failure::{Failure, Kind as FailureKind, kind as failure_kind};
 

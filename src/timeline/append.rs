@@ -118,8 +118,10 @@ pub(super) async fn is_stored(
         return Ok(false);
     }
     let new_ids: Vec<MessageId> = new.iter().map(|at| ids[*at]).collect();
-    let look_up = store::message::stored(store.reader(), &new_ids);
-    let stored = store::attempt(look_up).await?;
+    let Some(owner) = new.iter().find_map(|at| placed[*at].an_owner()) else {
+        return Ok(false);
+    };
+    let stored = store.settle(&new_ids, owner).await?;
     let stored: HashSet<_> = stored
         .iter()
         .map(|known| (known.id, &*known.digest))

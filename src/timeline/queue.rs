@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
+    id::UserId,
     limits::{
         BATCH_BYTES_MAX, BATCH_ROWS_MAX, BATCH_SENDS_MAX, LARGE_JOB_TURN, LARGE_JOBS_WAITING_MAX,
         WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ROWS_MAX, WRITER_QUEUE_ROWS_PER_SENDER_MAX,
@@ -58,7 +59,7 @@ pub(super) enum Batch {
 }
 
 /// `SenderType` and id.
-pub(super) type Sender = (i16, i64);
+type Sender = (i16, i64);
 
 /// What waits for the writer.
 #[derive(Debug, Default)]
@@ -288,7 +289,13 @@ impl SendJob {
         let _ = self.reply.send(result);
     }
 
-    pub(super) fn sender(&self) -> Sender {
+    /// Whose sends keep their order with it.
+    pub(super) fn user(&self) -> Option<UserId> {
+        let message = &self.append.message;
+        message.is_of_user().then_some(UserId(message.sender_id))
+    }
+
+    fn sender(&self) -> Sender {
         let message = &self.append.message;
         (message.sender_type, message.sender_id)
     }

@@ -7,7 +7,6 @@
 
 use super::{
     ack::Acks,
-    epoch::Epoch,
     pages::{Page, Pages, len_as_field},
 };
 use crate::{
@@ -89,22 +88,16 @@ impl Ends {
 pub async fn sync(
     pages: &Pages,
     acks: &Acks,
-    epoch: &Epoch,
     user: UserId,
     input: &pb::SyncInput,
 ) -> Result<Synced> {
     check(input)?;
-    within_deadline(read(pages, acks, epoch, user, input)).await
+    within_deadline(read(pages, acks, user, input)).await
 }
 
-async fn read(
-    pages: &Pages,
-    acks: &Acks,
-    epoch: &Epoch,
-    user: UserId,
-    input: &pb::SyncInput,
-) -> Result<Synced> {
-    let known_epoch = epoch.get();
+async fn read(pages: &Pages, acks: &Acks, user: UserId, input: &pb::SyncInput) -> Result<Synced> {
+    // Before the heads: those of a newer epoch than this one are reset at the next sync.
+    let known_epoch = store::cluster::epoch(pages.store().reader()).await?;
     let is_other_epoch = input.epoch != 0 && input.epoch != known_epoch;
     let asked = asked_groups(pages.store(), user, input, is_other_epoch).await?;
     let (page, after, reset) = read_user(pages, acks, user, input, is_other_epoch).await?;

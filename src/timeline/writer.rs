@@ -232,7 +232,11 @@ impl Task {
             match self.next(queue).await {
                 Next::Batch(Batch::Sends(jobs)) => self.append_in_time(jobs).await,
                 Next::Batch(Batch::Change(job)) => self.change(job).await,
-                Next::Aside => self.take_up().await,
+                Next::Aside => {
+                    self.take_up().await;
+                    // Not from when it began: others have their turn between two times.
+                    self.take_up_at = Instant::now() + TAKE_UP_INTERVAL;
+                }
                 Next::Closed => return,
             }
         }
@@ -255,9 +259,6 @@ impl Task {
         };
         if queue.take_forget_ids() {
             self.ids.forget();
-        }
-        if matches!(next, Next::Aside) {
-            self.take_up_at = Instant::now() + TAKE_UP_INTERVAL;
         }
         next
     }

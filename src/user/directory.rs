@@ -94,7 +94,7 @@ impl Directory {
     /// one.
     pub(super) async fn commit_change(&self, tx: Tx, tasks: &Tasks, user: UserId) -> Result<()> {
         let (profiles, router) = (Arc::clone(&self.profiles), Arc::clone(&self.router));
-        tx.commit_then(tasks, move || {
+        tx.commit_then(tasks, move |_| {
             profiles.invalidate(user);
             router.tell(News::Profile(user));
         })

@@ -93,7 +93,19 @@ impl Server {
                     .map_err(before)?;
                 Fast::Mistaken
             }
-            Err(error) => return Err(before(error)),
+            Err(error) => {
+                // What the server itself answered leaves a connection that can be used; and a lock that
+                // was waited for in vain is not to be found held by what is being rolled back here.
+                if matches!(error, sqlx::Error::Database(_))
+                    && in_time(ATTEMPT_MAX, appender.connection.roll_back())
+                        .await
+                        .is_ok()
+                {
+                    appender.used = Instant::now();
+                    *kept = Some(appender);
+                }
+                return Err(before(error));
+            }
         };
         appender.used = Instant::now();
         *kept = Some(appender);

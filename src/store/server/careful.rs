@@ -119,7 +119,7 @@ async fn fill(tx: &DatabaseTransaction, sends: &[Send]) -> Outcome<Committed> {
             }
         });
     }
-    message::insert(tx, rows.into_iter()).await?;
+    message::insert(tx, rows).await?;
     timeline::insert_entries(tx, entries).await?;
     Ok(Committed { epoch, placed })
 }

@@ -14,7 +14,7 @@ use sea_orm::{
     SqlxMySqlConnector, SqlxPostgresConnector, StreamTrait,
     sea_query::Expr,
     sqlx::{
-        self, Connection, Database,
+        self, ConnectOptions as _, Connection, Database,
         mysql::{MySqlConnectOptions, MySqlConnection},
         pool::PoolOptions,
         postgres::{PgConnectOptions, PgConnection},
@@ -32,8 +32,8 @@ use crate::{
     error::{Error, Result, ResultExt},
     id::{Owner, Seq},
     limits::{
-        DATABASE_CONNECTION_IDLE_MAX, DATABASE_DEADLINE, DATABASE_PING_AFTER, DATABASE_PING_MAX,
-        WRITER_CONNECTIONS_MAX,
+        ATTEMPT_MAX, DATABASE_CONNECTION_IDLE_MAX, DATABASE_DEADLINE, DATABASE_PING_AFTER,
+        DATABASE_PING_MAX, WRITER_CONNECTIONS_MAX,
     },
 };
 
@@ -102,10 +102,13 @@ impl Address {
         let unreadable = |_| Error::internal("database.url: cannot be read as a URL");
         if url.starts_with("mysql:") {
             let options = MySqlConnectOptions::from_str(url).map_err(unreadable)?;
-            Ok(Self::MySql(options.charset("utf8mb4")))
+            let options = options.charset("utf8mb4");
+            // A slow statement would be logged with all that it writes.
+            Ok(Self::MySql(options.disable_statement_logging()))
         } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url).map_err(unreadable)?;
-            Ok(Self::Postgres(options.application_name("im")))
+            let options = options.application_name("im");
+            Ok(Self::Postgres(options.disable_statement_logging()))
         } else {
             Err(Error::internal(
                 "database.url: unknown engine, allowed: sqlite://, mysql://, postgres://",
@@ -135,7 +138,7 @@ impl Address {
 
     /// A connection outside the pools.
     async fn connect(&self) -> sqlx::Result<Own> {
-        in_time(DATABASE_DEADLINE, async {
+        in_time(ATTEMPT_MAX, async {
             match self {
                 Self::MySql(options) => {
                     let mut connection = MySqlConnection::connect_with(options).await?;

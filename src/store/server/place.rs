@@ -12,7 +12,10 @@ use sea_orm::sqlx::{self, AssertSqlSafe, Executor as _, Row as _};
 use super::{Address, Own, Server, in_time};
 use crate::{
     error::{Error, Result, ResultExt},
-    limits::{DATABASE_DEADLINE, PLACE_PING_INTERVAL, PLACE_WAIT_MAX, SCHEMA_WAIT_MAX},
+    limits::{
+        DATABASE_DEADLINE, PLACE_AGAIN_MAX, PLACE_PING_INTERVAL, PLACE_SILENCE_MAX, PLACE_WAIT_MAX,
+        SCHEMA_WAIT_MAX,
+    },
 };
 
 /// Instances that MySQL has room for in a cluster: it knows no shared lock of this kind, so each one
@@ -30,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(in crate::store) struct Place {
     address: Address,
     is_alone: bool,
-    connection: Own,
+    connection: Option<Own>,
 }
 
 /// The right to change the schema: other instances wait.
@@ -48,7 +51,7 @@ impl Server {
         Ok(Place {
             address: self.address.clone(),
             is_alone,
-            connection,
+            connection: Some(connection),
         })
     }
 }
@@ -73,11 +76,15 @@ impl Place {
     pub(in crate::store) async fn keep(mut self) -> Error {
         loop {
             tokio::time::sleep(PLACE_PING_INTERVAL).await;
-            if self.connection.ping().await.is_ok() {
+            if let Some(connection) = &mut self.connection
+                && connection.ping().await.is_ok()
+            {
                 continue;
             }
-            match take(&self.address, self.is_alone, PLACE_WAIT_MAX).await {
-                Ok(Some(connection)) => self.connection = connection,
+            // Its session may hold the place yet: it is ended here, or by the server after a while.
+            self.connection = None;
+            match take(&self.address, self.is_alone, PLACE_AGAIN_MAX).await {
+                Ok(Some(connection)) => self.connection = Some(connection),
                 Ok(None) => return refused(self.is_alone),
                 Err(error) => tracing::debug!(%error, "the database's lock is not taken again yet"),
             }
@@ -96,6 +103,7 @@ fn refused(is_alone: bool) -> Error {
 /// A connection that holds a place, or `None` when there was none for so long.
 async fn take(address: &Address, is_alone: bool, max: Duration) -> sqlx::Result<Option<Own>> {
     let mut connection = address.connect().await?;
+    connection.end_soon_when_lost().await?;
     let begun = tokio::time::Instant::now();
     loop {
         if in_time(DATABASE_DEADLINE, connection.take_place(is_alone)).await? {
@@ -135,6 +143,28 @@ impl Own {
                     .filter(|taken| *taken == 1)
                     .map(drop)
                     .ok_or(sqlx::Error::PoolTimedOut)
+            }
+        }
+    }
+
+    /// Has the server end the session, and with it the lock, when it has not heard of it for
+    /// [`PLACE_SILENCE_MAX`]: the machine may be gone without a word.
+    async fn end_soon_when_lost(&mut self) -> sqlx::Result<()> {
+        let seconds = PLACE_SILENCE_MAX.as_secs();
+        match self {
+            Self::Postgres(connection) => {
+                // Unknown before version 14, where keepalive does it.
+                let idle = format!("SET idle_session_timeout = '{seconds}s'");
+                if let Err(error) = connection.execute(AssertSqlSafe(idle)).await {
+                    tracing::debug!(%error, "the server ends no idle sessions");
+                }
+                let keepalive = "SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; \
+                     SET tcp_keepalives_count = 2";
+                sqlx::raw_sql(keepalive).execute(connection).await.map(drop)
+            }
+            Self::MySql(connection) => {
+                let idle = format!("SET SESSION wait_timeout = {seconds}");
+                connection.execute(AssertSqlSafe(idle)).await.map(drop)
             }
         }
     }

@@ -47,7 +47,7 @@ impl Plan {
             }
             plan.add(send)?;
         }
-        Some(plan)
+        (!plan.increments.is_empty()).then_some(plan)
     }
 
     fn add(&mut self, send: &Send) -> Option<()> {

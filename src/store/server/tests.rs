@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::super::{
     Store,
-    append::{Placed, Send, To},
+    append::{Lock, Placed, Send, To},
     group::{self, Details, GroupKind, Member, Roster},
     timeline,
 };
@@ -269,6 +269,53 @@ async fn until_stored(store: &Store, sends: Vec<Send>) -> Vec<(MessageId, Seq)> 
     }
 }
 
+/// A connection was lost in the commit, and the server is still at it.
+async fn unknown_outcome_is_told_when_the_transaction_has_ended(engine: Engine) {
+    let database = Database::of(engine).await;
+    let store = open(database.url().into()).await;
+    let lost = database.connect().await;
+    for (id, end) in [(1, "COMMIT"), (2, "ROLLBACK")] {
+        lost.execute("BEGIN").await;
+        // Its head may be new, or there already.
+        let raise = match engine {
+            Engine::Postgres => "ON CONFLICT (owner_type, owner_id) DO UPDATE SET seq = 2",
+            _ => "ON DUPLICATE KEY UPDATE seq = 2",
+        };
+        let head = format!("INSERT INTO timeline_head VALUES (1, 7, 1) {raise}");
+        lost.execute(&head).await;
+        let message = format!("INSERT INTO message VALUES ({id},2,7,70,1,7,'',1,'x',0,0,NULL,'d')");
+        lost.execute(&message).await;
+
+        let settled = tokio::spawn({
+            let store = store.clone();
+            async move { store.settle(&[MessageId(id)], user(7)).await }
+        });
+        // It waits for the lock now.
+        while store
+            .held([Lock::Head(user(7))].into())
+            .await
+            .unwrap()
+            .is_empty()
+            && id == 2
+        {
+            tokio::task::yield_now().await;
+        }
+        assert!(!settled.is_finished());
+        lost.execute(end).await;
+        let stored = settled.await.unwrap().unwrap();
+        assert_eq!(stored.len(), usize::from(end == "COMMIT"), "{end}");
+    }
+    assert_eq!(
+        database
+            .connect()
+            .await
+            .number("SELECT seq FROM timeline_head")
+            .await,
+        1
+    );
+    store.close().await;
+}
+
 macro_rules! on_each_server {
     ($($name:ident),+ $(,)?) => {
         mod mysql {
@@ -289,4 +336,5 @@ macro_rules! on_each_server {
 on_each_server!(
     server_places_what_sqlite_places,
     instances_append_each_send_once_and_without_gaps,
+    unknown_outcome_is_told_when_the_transaction_has_ended,
 );

@@ -21,13 +21,16 @@ struct Site {
     rows: Rows,
     pages: Pages,
     acks: Acks,
-    epoch: Epoch,
     _world: Timelines,
 }
 
 impl Site {
     async fn new() -> Self {
         let world = Timelines::new().await;
+        let database = world.foreign_connection();
+        database
+            .execute("UPDATE cluster SET epoch = ?1", [EPOCH])
+            .unwrap();
         Self {
             rows: Rows::new(world.foreign_connection()),
             pages: Pages::new(
@@ -41,13 +44,12 @@ impl Site {
                 Arc::clone(&world.metrics),
             ),
             acks: Acks::default(),
-            epoch: Epoch::new(EPOCH),
             _world: world,
         }
     }
 
     async fn sync(&self, input: &pb::SyncInput) -> Synced {
-        let synced = sync(&self.pages, &self.acks, &self.epoch, USER, input);
+        let synced = sync(&self.pages, &self.acks, USER, input);
         synced.await.unwrap()
     }
 

@@ -79,9 +79,12 @@ impl Task {
                     }
                 }
                 Ended::Locked => {
+                    let count = jobs.len();
                     let free = self.set_aside(jobs).await;
                     if is_over(deadline) {
                         free.into_iter().for_each(|job| job.answer(Err(too_late())));
+                    } else if free.len() == count && count > 1 {
+                        self.append_halves(free, ids, deadline).await;
                     } else if !free.is_empty() {
                         ids.truncate(free.len());
                         self.append_halving(free, ids, deadline).await;
@@ -93,13 +96,27 @@ impl Task {
                         .for_each(|job| job.answer(Err(error.duplicate())));
                 }
                 Ended::Refused(_) => {
-                    let second_ids = ids.split_off(jobs.len() / 2);
-                    let second = jobs.split_off(jobs.len() / 2);
-                    self.append_halving(jobs, ids, deadline).await;
-                    self.append_halving(second, second_ids, deadline).await;
+                    self.append_halves(jobs, ids, deadline).await;
                 }
             }
         })
+    }
+
+    async fn append_halves(
+        &mut self,
+        mut jobs: Vec<SendJob>,
+        mut ids: Vec<MessageId>,
+        deadline: Instant,
+    ) {
+        let mut second_ids = ids.split_off(jobs.len() / 2);
+        let second = jobs.split_off(jobs.len() / 2);
+        self.append_halving(jobs, ids, deadline).await;
+        // Of the first half some may have been set aside.
+        let second = self.free_of(second);
+        second_ids.truncate(second.len());
+        if !second.is_empty() {
+            self.append_halving(second, second_ids, deadline).await;
+        }
     }
 
     /// Runs the transaction until it is known what became of it, or the deadline has passed.
@@ -117,7 +134,11 @@ impl Task {
         loop {
             if retry.must_look_up() {
                 match self.is_stored(&batch, &ids, doubt.as_deref()).await {
-                    Ok(false) => retry.looked_up(),
+                    Ok(false) => {
+                        retry.looked_up();
+                        // It has ended, and in nothing.
+                        doubt = None;
+                    }
                     Ok(true) => return doubt.map_or(Ended::Away, Ended::Placed),
                     Err(error) => tracing::warn!(%error, "looking up a commit failed"),
                 }

@@ -2,30 +2,33 @@
 //! their group, and does not let go: it hangs in the middle of a transaction. They are set aside, so
 //! that nobody else waits for them; now and then it is asked whether the locks are free.
 //!
-//! Invariant: the sends of one sender keep their order. Who has a send here gets his next ones in here
-//! too.
+//! Invariant: the sends of one user keep their order. Who has a send here gets his next ones in here
+//! too. What the business and the system send has no order.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use super::{Task, is_late, too_late};
 use crate::{
-    id::Owner,
-    limits::SET_ASIDE_MAX,
+    id::{Owner, UserId},
+    limits::{SET_ASIDE_BYTES_MAX, SET_ASIDE_MAX},
     store::append::{Lock, To},
-    timeline::{
-        append::Append,
-        queue::{SendJob, Sender},
-    },
+    timeline::{append::Append, queue::SendJob},
 };
+
+/// Every so many looks it is tried to get the locks instead.
+const LOOKS_MAX: u32 = 5;
 
 /// What was set aside, in the order it came.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     jobs: VecDeque<SendJob>,
-    /// Jobs of each sender among them.
-    senders: HashMap<Sender, usize>,
+    bytes: usize,
+    /// Users who have sends among them.
+    users: HashSet<UserId>,
     /// The locks that others held when it was asked last.
     held: HashSet<Lock>,
+    /// How often it was asked since nobody looked by trying.
+    looks: u32,
 }
 
 impl Aside {
@@ -40,7 +43,7 @@ impl Aside {
         }
         let mut free = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let must_wait = self.senders.contains_key(&job.sender())
+            let must_wait = job.user().is_some_and(|user| self.users.contains(&user))
                 || locks(&job.append).any(|lock| self.held.contains(&lock));
             if must_wait {
                 self.push(job);
@@ -52,17 +55,25 @@ impl Aside {
     }
 
     fn push(&mut self, job: SendJob) {
-        if self.jobs.len() == SET_ASIDE_MAX {
+        let bytes = job.append.message.content.len();
+        if self.jobs.len() == SET_ASIDE_MAX || self.bytes + bytes > SET_ASIDE_BYTES_MAX {
             job.answer(Err(too_late()));
             return;
         }
-        *self.senders.entry(job.sender()).or_default() += 1;
+        self.bytes += bytes;
+        self.users.extend(job.user());
         self.jobs.push_back(job);
     }
 
     fn take_all(&mut self) -> Vec<SendJob> {
-        self.senders.clear();
+        self.users.clear();
+        self.bytes = 0;
         self.jobs.drain(..).collect()
+    }
+
+    /// Whether a user's send is here.
+    pub(super) fn has_sends_of(&self, user: UserId) -> bool {
+        self.users.contains(&user)
     }
 
     /// Every lock that what waits needs.
@@ -97,9 +108,15 @@ impl Task {
 
     /// Appends what was set aside and has to wait no more.
     pub(super) async fn take_up(&mut self) {
-        match self.options.store.held(self.aside.needed()).await {
-            Ok(held) => self.aside.held = held,
-            Err(error) => tracing::warn!(%error, "locks could not be looked at"),
+        self.aside.looks += 1;
+        if self.aside.looks.is_multiple_of(LOOKS_MAX) {
+            // Whoever holds them may be many, one after the other: only who stands in line gets them.
+            self.aside.held.clear();
+        } else {
+            match self.options.store.held(self.aside.needed()).await {
+                Ok(held) => self.aside.held = held,
+                Err(error) => tracing::warn!(%error, "locks could not be looked at"),
+            }
         }
         let jobs = self.aside.take_all();
         let (late, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| is_late(job.since));
@@ -107,11 +124,16 @@ impl Task {
             job.answer(Err(too_late()));
         }
         let free = self.free_of(jobs);
+        for batch in batches(free) {
+            // One before it may have been set aside again.
+            let batch = self.free_of(batch);
+            if !batch.is_empty() {
+                self.append(batch).await;
+            }
+        }
         if self.aside.is_empty() {
             self.aside.held.clear();
-        }
-        for batch in batches(free) {
-            self.append(batch).await;
+            self.aside.looks = 0;
         }
     }
 }

@@ -48,6 +48,11 @@ impl Task {
             work.failed(too_late());
             return;
         }
+        // He has sent something before that waits for a lock; the change must not come before it.
+        if self.aside.has_sends_of(work.by()) {
+            work.failed(too_late());
+            return;
+        }
         // Who has been told to look whether it was done must not be surprised by it later.
         if work.is_abandoned() {
             return;
@@ -88,7 +93,11 @@ impl Task {
         loop {
             if retry.must_look_up() {
                 match self.is_made(doubt.as_ref(), &ids).await {
-                    Ok(false) => retry.looked_up(),
+                    Ok(false) => {
+                        retry.looked_up();
+                        // It has ended, and in nothing.
+                        doubt = None;
+                    }
                     Ok(true) => {
                         let made = doubt.map(|written| (written, ids));
                         return made.ok_or_else(unknown_outcome);
@@ -187,8 +196,11 @@ impl Task {
         let Some(first) = written.and_then(|written| written.announcements.first()) else {
             return Ok(false);
         };
-        let look_up = store::message::stored(self.options.store.reader(), &ids[..1]);
-        let stored = store::attempt(look_up).await?;
+        let owner = written.and_then(|written| written.entries.first()?.first());
+        let Some((owner, _)) = owner else {
+            return Ok(false);
+        };
+        let stored = self.options.store.settle(&ids[..1], *owner).await?;
         Ok(stored
             .iter()
             .any(|known| known.digest == first.message.digest))

@@ -33,7 +33,7 @@ use crate::{
     store,
     telemetry::Metrics,
     testing::{World, rows::Rows},
-    timeline::{ack::Acks, epoch::Epoch, pages::Pages, sync},
+    timeline::{ack::Acks, pages::Pages, sync},
 };
 
 /// How long a test waits for what must come.
@@ -119,7 +119,6 @@ impl Site {
             messages: Arc::clone(&world.messages),
             pages: Arc::new(pages),
             acks: Arc::new(Acks::default()),
-            epoch: Arc::new(Epoch::new(1)),
             draining: tasks.stop().clone(),
             tasks,
             metrics,
@@ -334,11 +333,9 @@ impl Client {
             ..Default::default()
         };
         self.link.hold(groups.iter().map(|(group, _)| *group));
-        let Gateway {
-            pages, acks, epoch, ..
-        } = &*self.gateway;
+        let Gateway { pages, acks, .. } = &*self.gateway;
         let user = self.link.user;
-        sync::sync(pages, acks, epoch, user, &input).await.unwrap()
+        sync::sync(pages, acks, user, &input).await.unwrap()
     }
 
     /// Moves to a room, as `dispatch` and the connection do.
