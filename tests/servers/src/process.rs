@@ -82,21 +82,43 @@ impl Process {
         send(self.id(), signal);
     }
 
-    /// Sends a signal to it and to all its children: PostgreSQL has one for each connection.
+    /// Sends a signal to it and to all its children: PostgreSQL has one for each connection. Returns
+    /// when a signal to stop has stopped them: a thread may run on for a moment.
     pub fn signal_all(&self, signal: Signal) {
+        for id in self.family() {
+            send(id, signal);
+            while signal == Signal::STOP && !has_stopped(id) {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// It and its children.
+    fn family(&self) -> Vec<u32> {
         let id = self.id();
-        self.signal(signal);
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let children = children.unwrap_or_default();
-        for child in children.split_whitespace() {
-            send(child.parse().expect("a process id"), signal);
-        }
+        let children = children.split_whitespace();
+        let children = children.map(|child| child.parse().expect("a process id"));
+        [id].into_iter().chain(children).collect()
     }
 
     /// Waits until it is gone.
     pub fn wait(&mut self) {
         self.0.wait().expect("wait for a child");
     }
+}
+
+/// Whether no thread of a process runs, also because there is none any more.
+fn has_stopped(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task"))
+        .into_iter()
+        .flatten();
+    threads.flatten().all(|thread| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        state.is_none_or(|state| matches!(state.trim().chars().next(), Some('T' | 'Z' | 'X')))
+    })
 }
 
 fn send(id: u32, signal: Signal) {
