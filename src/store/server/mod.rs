@@ -6,7 +6,11 @@
 //! the other, and become visible in that order. All transactions lock in the same order: groups,
 //! heads, messages, entries, each sorted by key.
 
-use std::{future::Future, str::FromStr, time::Duration};
+use std::{
+    future::Future,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use sea_orm::{
@@ -25,6 +29,7 @@ use tokio::sync::Mutex;
 use super::{
     Outcome,
     entity::{message, timeline_entry},
+    failure::sqlx_kind,
     timeline::Row,
 };
 use crate::{
@@ -47,6 +52,9 @@ mod postgres;
 
 pub(super) use held::held;
 pub(super) use place::Place;
+
+/// Between two attempts to reach the server at the start.
+const REACH_PAUSE: Duration = Duration::from_millis(250);
 
 /// How to reach a database server.
 #[derive(Clone, Debug)]
@@ -77,6 +85,7 @@ impl Server {
         config: &config::Database,
     ) -> Result<(DatabaseConnection, DatabaseConnection, Self)> {
         let address = Address::parse(&config.url)?;
+        address.reach().await?;
         let all = u32::try_from(config.max_connections).unwrap_or(u32::MAX);
         // Never the last one of the others.
         let writers = (all / 4).clamp(1, WRITER_CONNECTIONS_MAX);
@@ -113,6 +122,23 @@ impl Address {
             Err(Error::internal(
                 "database.url: unknown engine, allowed: sqlite://, mysql://, postgres://",
             ))
+        }
+    }
+
+    /// Waits for the server, which may be starting too, and says what is wrong with it: the pools would
+    /// only say that they have waited.
+    async fn reach(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.connect().await {
+                Ok(_) => return Ok(()),
+                Err(error)
+                    if sqlx_kind(&error).may_pass() && begun.elapsed() < DATABASE_DEADLINE =>
+                {
+                    tokio::time::sleep(REACH_PAUSE).await;
+                }
+                Err(error) => return Err(error).internal("database.url: connect to the database"),
+            }
         }
     }
 
