@@ -1,7 +1,7 @@
 //! The append transaction on database servers against the one on SQLite, which takes one send after
 //! the other: the same plans lead to the same places.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use test_servers::{Database, Engine, Private};
 use tokio::task::JoinSet;
@@ -287,23 +287,21 @@ async fn unknown_outcome_is_told_when_the_transaction_has_ended(engine: Engine) 
         let message = format!("INSERT INTO message VALUES ({id},2,7,70,1,7,'',1,'x',0,0,NULL,'d')");
         lost.execute(&message).await;
 
-        let settled = tokio::spawn({
-            let store = store.clone();
-            async move { store.settle(&[MessageId(id)], user(7)).await }
-        });
-        // It waits for the lock now.
-        while store
-            .held([Lock::Head(user(7))].into())
-            .await
-            .unwrap()
-            .is_empty()
-            && id == 2
-        {
-            tokio::task::yield_now().await;
-        }
-        assert!(!settled.is_finished());
-        lost.execute(end).await;
-        let stored = settled.await.unwrap().unwrap();
+        let has_ended = Cell::new(false);
+        let settle = async {
+            let stored = store.settle(&[MessageId(id)], user(7)).await;
+            assert!(has_ended.get(), "it waits");
+            stored.unwrap()
+        };
+        let end_it = async {
+            // Time enough to answer too soon.
+            for _ in 0..20 {
+                store.held([Lock::Head(user(7))].into()).await.unwrap();
+            }
+            has_ended.set(true);
+            lost.execute(end).await;
+        };
+        let (stored, ()) = tokio::join!(settle, end_it);
         assert_eq!(stored.len(), usize::from(end == "COMMIT"), "{end}");
     }
     assert_eq!(
