@@ -135,6 +135,13 @@ pub const BRIDGE_BATCH_MAX: usize = 256;
 /// Bytes of those, but for the last one.
 pub const BRIDGE_BATCH_BYTES_MAX: usize = 256 * 1024;
 const _: () = assert!(BRIDGE_BATCH_BYTES_MAX <= BRIDGE_QUEUE_BYTES_MAX);
+/// A larger message that stands on many timelines is published for the first of them only, and for
+/// the others just that it is there.
+pub const BRIDGE_SMALL_BYTES: usize = 4 * 1024;
+/// For so many of them.
+pub const BRIDGE_COPIES_MAX: usize = 8;
+/// How long a stop waits for what is still to be published or written to Redis.
+pub const BRIDGE_STOP_MAX: Duration = Duration::from_millis(500);
 /// How long Redis may take to publish a batch.
 pub const BRIDGE_PUBLISH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Messages from Redis that wait to be offered to feeds; their slots take about 2 KiB each, as the
@@ -152,6 +159,15 @@ pub const REDIS_BACK_OFF_MIN: Duration = Duration::from_millis(50);
 pub const REDIS_BACK_OFF_MAX: Duration = Duration::from_secs(2);
 /// Time between two reports to other instances that something could not be published.
 pub const HINTS_LOST_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two reports, of whatever kind, that hints may have been missed: each makes this
+/// instance forget what it remembers and compare everything with the database.
+pub const DISCONTINUITY_INTERVAL: Duration = Duration::from_secs(1);
+/// Rest between two comparisons of all feeds that cannot wait for the sweep.
+pub const HURRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest pause before what could not be compared with the database is compared again.
+pub const COMPARE_AGAIN_MAX: Duration = Duration::from_secs(4);
+/// Time between two log lines about something that a peer does again and again.
+pub const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Devices whose sessions are compared with the database one by one; more, and all are.
 pub const DOUBTED_DEVICES_MAX: usize = 10_000;
 /// Time between two looks at sessions on their way in that must be compared with the database.

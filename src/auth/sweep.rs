@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +24,7 @@ use crate::{
     },
     error::Result,
     id::DeviceId,
-    limits::{DOUBT_INTERVAL, DOUBTED_DEVICES_MAX, SWEEP_CHUNK},
+    limits::{COMPARE_AGAIN_MAX, DOUBT_INTERVAL, DOUBTED_DEVICES_MAX, SWEEP_CHUNK},
     store::{self, Store, session::TokenRow},
 };
 
@@ -91,35 +94,44 @@ impl Sweep {
         .await;
     }
 
+    /// In every round a session has its turn at about the same time.
     async fn go_round(&self) {
         loop {
-            let sessions = self.registry.all();
+            let begun = Instant::now();
+            let mut sessions = self.registry.all();
+            sessions.sort_unstable_by_key(|handle| handle.device());
             let chunks = sessions.chunks(SWEEP_CHUNK);
-            let pause = self.interval / (chunks.len() as u32 + 1);
-            for chunk in chunks {
+            let count = chunks.len().max(1) as u32;
+            for (done, chunk) in (1..).zip(chunks) {
                 self.compare(chunk).await;
-                tokio::time::sleep(pause).await;
+                sleep_until(begun + self.interval * done / count).await;
             }
-            tokio::time::sleep(pause).await;
+            sleep_until(begun + self.interval).await;
         }
     }
 
     async fn settle_doubts(&self) {
+        let mut pause = DOUBT_INTERVAL;
         loop {
             self.doubts.raised.notified().await;
             let doubted = self.doubts.take();
-            let unsettled = self.settle(doubted).await;
-            if !unsettled.is_empty() {
-                tokio::time::sleep(DOUBT_INTERVAL).await;
-                self.doubts.raise(&unsettled);
+            let Unsettled { devices, failed } = self.settle(doubted).await;
+            pause = if failed {
+                (2 * pause).min(COMPARE_AGAIN_MAX)
+            } else {
+                DOUBT_INTERVAL
+            };
+            if !devices.is_empty() {
+                sleep(pause).await;
+                self.doubts.raise(&devices);
             }
         }
     }
 
     /// Compares the sessions of doubted devices. Returns those that must be looked at again, because
-    /// a session is on its way in, with a token that was checked before it was revoked perhaps. If
-    /// the database does not answer, those that are in are left to the next round.
-    async fn settle(&self, doubted: Doubted) -> Vec<DeviceId> {
+    /// a session is on its way in, with a token that was checked before it was revoked perhaps, or
+    /// because the database does not answer.
+    async fn settle(&self, doubted: Doubted) -> Unsettled {
         let sessions = if doubted.all {
             self.registry.all()
         } else {
@@ -128,21 +140,36 @@ impl Sweep {
                 .flat_map(|device| self.registry.sessions(*device))
                 .collect()
         };
-        let mut unsettled = Vec::new();
+        let mut unsettled = Unsettled::default();
         for chunk in sessions.chunks(SWEEP_CHUNK) {
-            let is_on_its_way = |handle: &&Arc<Handle>| handle.credential().is_none();
-            let on_their_way = chunk.iter().filter(is_on_its_way);
-            unsettled.extend(on_their_way.map(|handle| handle.device()));
-            self.compare(chunk).await;
+            // Once it does not answer the rest is not asked for.
+            unsettled.failed = unsettled.failed || !self.compare(chunk).await;
+            let must_wait = |handle: &&Arc<Handle>| handle.credential().is_none();
+            let waiting = chunk
+                .iter()
+                .filter(|handle| unsettled.failed || must_wait(handle));
+            let waiting: Vec<DeviceId> = waiting.map(|handle| handle.device()).collect();
+            unsettled.devices.extend(waiting);
         }
         unsettled
     }
 
-    async fn compare(&self, sessions: &[Arc<Handle>]) {
-        if let Err(error) = compare(&self.store, sessions, self.clock.now_ms()).await {
+    /// Returns whether the database answered.
+    async fn compare(&self, sessions: &[Arc<Handle>]) -> bool {
+        let compared = compare(&self.store, sessions, self.clock.now_ms()).await;
+        if let Err(error) = &compared {
             tracing::warn!(%error, "comparing sessions with the database failed");
         }
+        compared.is_ok()
     }
+}
+
+/// What must be looked at again.
+#[derive(Debug, Default)]
+struct Unsettled {
+    devices: Vec<DeviceId>,
+    /// The database did not answer.
+    failed: bool,
 }
 
 async fn compare(store: &Store, sessions: &[Arc<Handle>], now_ms: i64) -> Result<()> {
@@ -184,7 +211,39 @@ fn verdict(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::UserId;
+    use crate::{id::UserId, testing::Timelines};
+
+    /// I8: as when a token was revoked elsewhere while the database does not answer here.
+    #[tokio::test]
+    async fn doubt_that_the_database_did_not_answer_stays() {
+        let world = Timelines::new().await;
+        let registry = Arc::new(Registry::default());
+        let handle = Arc::new(Handle::new(DeviceId(2)));
+        registry.enter(&handle);
+        let credential = Credential {
+            user: UserId(1),
+            generation: 1,
+            token_hash: [0; 32],
+            expires_at: i64::MAX,
+        };
+        registry.sign_in(&handle, credential);
+        let sweep = Sweep {
+            registry,
+            store: world.store.clone(),
+            clock: Arc::new(crate::clock::System),
+            doubts: Arc::default(),
+            interval: Duration::from_secs(3_600),
+        };
+        let doubted = || Doubted {
+            all: true,
+            ..Doubted::default()
+        };
+        world.store.close().await;
+        let unsettled = sweep.settle(doubted()).await;
+        assert!(unsettled.failed);
+        assert_eq!(unsettled.devices, [DeviceId(2)]);
+        assert_eq!(handle.eviction(), None);
+    }
 
     #[test]
     fn only_the_newest_sign_in_with_a_token_that_holds_stays() {

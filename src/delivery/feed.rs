@@ -168,6 +168,26 @@ impl Feed {
         offer
     }
 
+    /// Takes note, before the feed is open, that the timeline goes on to `seq` at least.
+    pub(super) fn note_end(&self, seq: Seq) {
+        let mut state = self.lock();
+        state.known = seq.max(state.known);
+    }
+
+    /// Takes note that the timeline goes on to `seq` at least, with whatever stands there: an open
+    /// feed that has all the entries before it moves on, one that is not open yet does later.
+    pub(super) fn has_come_to(&self, seq: Seq) -> Offer {
+        let mut state = self.lock();
+        state.known = seq.max(state.known);
+        if state.head.is_none_or(|head| seq != head.next()) {
+            return state.gap();
+        }
+        self.move_on(&mut state, seq);
+        let offer = state.gap();
+        self.wake_all(state);
+        offer
+    }
+
     /// Moves the head on to `head`, which the timeline has: the entries between are left for the
     /// followers to read there. Returns whether the head moved.
     pub fn advance_to(&self, head: Seq) -> bool {
@@ -175,19 +195,25 @@ impl Feed {
         if state.head.is_none_or(|known| known >= head) {
             return false;
         }
-        state.clear(&self.budget);
-        state.head = Some(head);
-        state.take_early(&self.budget);
+        self.move_on(&mut state, head);
         self.wake_all(state);
         true
     }
 
-    /// The last entry that came early, while entries before it are missing.
+    fn move_on(&self, state: &mut State, head: Seq) {
+        state.clear(&self.budget);
+        state.head = Some(head);
+        state.take_early(&self.budget);
+    }
+
+    /// The last entry that is known of, while entries before it are missing.
     #[must_use]
     pub fn gap_end(&self) -> Option<Seq> {
         let state = self.lock();
-        state.head?;
-        state.early.last_key_value().map(|(seq, _)| *seq)
+        let head = state.head?;
+        let early = state.early.last_key_value().map(|(seq, _)| *seq);
+        let known = (state.known > head).then_some(state.known);
+        early.max(known)
     }
 
     /// Reads on from `position`. `write` is given each push that is not `reader`'s own and answers

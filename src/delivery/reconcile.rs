@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,7 @@ use super::{feed::Feed, router::Router};
 use crate::{
     error::Result,
     id::{Owner, Seq},
-    limits::{GAP_WAIT, SWEEP_CHUNK},
+    limits::{COMPARE_AGAIN_MAX, GAP_WAIT, HURRY_INTERVAL, SWEEP_CHUNK},
     store::{self, Store},
 };
 
@@ -46,58 +46,100 @@ impl Sweep {
     /// older than what was delivered from it.
     pub async fn run(self, stop: CancellationToken, went_back: impl Fn() + Send) {
         let sweeping = async {
+            let mut haste = Haste {
+                rests_until: Instant::now(),
+                pause: HURRY_INTERVAL,
+            };
             loop {
-                self.go_round(&went_back).await;
+                self.go_round(&mut haste, &went_back).await;
             }
         };
         stop.run_until_cancelled(sweeping).await;
     }
 
-    /// Compares all feeds, in haste from when there is need of it.
-    async fn go_round(&self, went_back: &(impl Fn() + Send)) {
-        let feeds = self.router.feeds();
+    /// Compares all feeds, in haste from when there is need of it. In every round a feed has its turn
+    /// at about the same time.
+    async fn go_round(&self, haste: &mut Haste, went_back: &(impl Fn() + Send)) {
+        let begun = Instant::now();
+        let mut feeds = self.router.feeds();
+        feeds.sort_unstable_by_key(|feed| feed.topic());
         let chunks = feeds.chunks(SWEEP_CHUNK);
-        let pause = self.interval / (chunks.len() as u32 + 1);
-        for chunk in chunks {
+        let count = chunks.len().max(1) as u32;
+        for (done, chunk) in (1..).zip(chunks) {
             for feed in chunk {
                 feed.sweep();
             }
-            if !self.compare(chunk, went_back).await {
+            if self.compare(chunk, went_back).await == Some(Verdict::WentBack) {
                 // The other feeds are those of the former database too.
                 break;
             }
-            self.pause(pause, went_back).await;
+            let due = begun + self.interval * done / count;
+            self.pause_until(due, haste, went_back).await;
         }
-        self.pause(pause, went_back).await;
+        let end = begun + self.interval;
+        self.pause_until(end, haste, went_back).await;
     }
 
-    /// Waits, and compares all feeds at once whenever there is need of it.
-    async fn pause(&self, pause: Duration, went_back: &(impl Fn() + Send)) {
-        let end = Instant::now() + pause;
-        while timeout_at(end, self.hurry.notified()).await.is_ok() {
-            let feeds = self.router.feeds();
-            for chunk in feeds.chunks(SWEEP_CHUNK) {
-                if !self.compare(chunk, went_back).await {
-                    break;
-                }
+    /// Waits, and compares all feeds at once whenever there is need of it: once at most where the
+    /// time is over, so that the round goes on however often there is.
+    async fn pause_until(&self, end: Instant, haste: &mut Haste, went_back: &(impl Fn() + Send)) {
+        loop {
+            let need = async {
+                sleep_until(haste.rests_until).await;
+                self.hurry.notified().await;
+            };
+            if timeout_at(end, need).await.is_err() {
+                return;
+            }
+            haste.pause = if self.compare_all(went_back).await {
+                HURRY_INTERVAL
+            } else {
+                // The need is still there.
+                self.hurry.notify_one();
+                (2 * haste.pause).min(COMPARE_AGAIN_MAX)
+            };
+            haste.rests_until = Instant::now() + haste.pause;
+        }
+    }
+
+    /// Returns whether the database answered.
+    async fn compare_all(&self, went_back: &(impl Fn() + Send)) -> bool {
+        let feeds = self.router.feeds();
+        for chunk in feeds.chunks(SWEEP_CHUNK) {
+            match self.compare(chunk, went_back).await {
+                Some(Verdict::Forward) => {}
+                Some(Verdict::WentBack) => return true,
+                None => return false,
             }
         }
+        true
     }
 
-    /// Returns whether there is reason to go on.
-    async fn compare(&self, feeds: &[Arc<Feed>], went_back: &(impl Fn() + Send)) -> bool {
+    /// `None` when the database does not answer.
+    async fn compare(
+        &self,
+        feeds: &[Arc<Feed>],
+        went_back: &(impl Fn() + Send),
+    ) -> Option<Verdict> {
         match reconcile(&self.store, feeds).await {
-            Ok(Verdict::Forward) => true,
-            Ok(Verdict::WentBack) => {
-                went_back();
-                false
+            Ok(verdict) => {
+                if verdict == Verdict::WentBack {
+                    went_back();
+                }
+                Some(verdict)
             }
             Err(error) => {
                 tracing::warn!(%error, "comparing feeds with the database failed");
-                true
+                None
             }
         }
     }
+}
+
+/// When all feeds may be compared at once again.
+struct Haste {
+    rests_until: Instant,
+    pause: Duration,
 }
 
 /// Compares `feeds` with the database and moves on those that are behind.
@@ -106,13 +148,18 @@ impl Sweep {
 /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
 pub async fn reconcile(store: &Store, feeds: &[Arc<Feed>]) -> Result<Verdict> {
     let mut suspects = Vec::new();
-    let known: Vec<(Arc<Feed>, Owner, Seq)> = feeds
+    let known: Vec<(Arc<Feed>, Owner, Option<Seq>)> = feeds
         .iter()
-        .filter_map(|feed| Some((Arc::clone(feed), feed.topic().owner()?, feed.head()?)))
+        .filter_map(|feed| Some((Arc::clone(feed), feed.topic().owner()?, feed.head())))
         .collect();
     let heads = heads_of(store, known.iter().map(|(_, owner, _)| *owner)).await?;
     for (feed, owner, seen) in known {
         let head = heads.get(&owner).copied().unwrap_or(Seq::ZERO);
+        let Some(seen) = seen else {
+            // It may be about to open with a head that was read before this one.
+            feed.note_end(head);
+            continue;
+        };
         if head < seen {
             return Ok(Verdict::WentBack);
         }
@@ -227,6 +274,67 @@ mod tests {
         assert_eq!(heads, [Some(Seq(3)), Some(Seq(1)), Some(Seq(0)), None]);
         let woken: Vec<_> = handles.iter().map(|handle| handle.take_ready()).collect();
         assert_eq!(woken, [vec![7], vec![], vec![], vec![], vec![]]);
+    }
+
+    #[tokio::test]
+    async fn feed_that_opens_with_an_older_head_than_it_was_compared_with_moves_on() {
+        let world = Timelines::new().await;
+        append_unheard(&world, USER, 2).await;
+        let opening = world.router.lease(Topic::User(UserId(USER))).await;
+        reconcile(&world.store, &world.router.feeds())
+            .await
+            .unwrap();
+        opening.open(Seq(1));
+        let moves_on = async {
+            while opening.head() != Some(Seq(2)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, moves_on).await.expect("it moves on");
+    }
+
+    #[tokio::test]
+    async fn need_that_the_database_did_not_answer_stays() {
+        let world = Timelines::new().await;
+        let _lease = lease(&world, USER, 1).await;
+        world.store.close().await;
+        let stop = CancellationToken::new();
+        let sweep = sweep(&world, Duration::from_secs(3_600));
+        let hurry = Arc::clone(&sweep.hurry);
+        hurry.notify_one();
+        let sweep = world.tasks.spawn(sweep.run(stop.clone(), || {}));
+        // The sweep rests while the need is there again.
+        tokio::time::sleep(HURRY_INTERVAL / 4).await;
+        timeout(LONG, hurry.notified()).await.expect("a need");
+        stop.cancel();
+        sweep.await.unwrap();
+    }
+
+    /// A push that its follower does not read is given up by the second ordinary round.
+    #[tokio::test]
+    async fn ordinary_rounds_go_on_however_often_there_is_need_of_haste() {
+        let world = Timelines::new().await;
+        let stop = CancellationToken::new();
+        let sweep = sweep(&world, Duration::from_millis(5));
+        let hurry = Arc::clone(&sweep.hurry);
+        let lease = lease(&world, USER, 0).await;
+        let (key, position) = lease.follow(Arc::new(Handle::new(DeviceId(1))), 0, None);
+        append_unheard(&world, USER, 1).await;
+        let sweep = world.tasks.spawn(sweep.run(stop.clone(), || {}));
+        let given_up = async {
+            loop {
+                hurry.notify_one();
+                tokio::task::yield_now().await;
+                let mut position = position;
+                let read = lease.read(key, &mut position, DeviceId(1), |_| false);
+                if read.0 == crate::delivery::feed::Read::Behind {
+                    return;
+                }
+            }
+        };
+        timeout(LONG, given_up).await.expect("it is given up");
+        stop.cancel();
+        sweep.await.unwrap();
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::id::{GroupId, Owner, RoomId, UserId};
 
 /// A stream of messages that sessions follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     /// A user's own timeline.
     User(UserId),

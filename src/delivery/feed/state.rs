@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) followers: Slab<Follower>,
     /// Entries that came before their predecessors.
     pub(super) early: BTreeMap<Seq, Push>,
+    /// How far the timeline is known to go, perhaps without the entries.
+    pub(super) known: Seq,
     /// The offset after the ring's last push at the last sweep.
     pub(super) swept: u64,
 }
@@ -80,6 +82,7 @@ impl State {
             floor,
             followers: Slab::new(),
             early: BTreeMap::new(),
+            known: Seq::ZERO,
             swept: 0,
         }
     }
@@ -133,7 +136,7 @@ impl State {
     /// when it opens.
     pub(super) fn gap(&self) -> Offer {
         match self.head {
-            Some(_) if !self.early.is_empty() => Offer::Gap,
+            Some(head) if !self.early.is_empty() || self.known > head => Offer::Gap,
             _ => Offer::Taken,
         }
     }
