@@ -42,6 +42,7 @@ use crate::{
     user::{Accounts, Directory},
 };
 use axum::Router;
+use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -132,7 +133,7 @@ impl Server {
             registry,
             presence,
             tasks,
-        } = Cluster::join(&config, core, &metrics)?;
+        } = Cluster::join(&config, core, &store, &metrics).await?;
         let router = router::Router::new(bridge, core.clone(), Arc::clone(&metrics));
         let router = Arc::new(router);
         let interval = seconds(config.delivery.reconcile_interval_s);
@@ -321,7 +322,12 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn join(config: &Config, core: &Tasks, metrics: &Arc<Metrics>) -> Result<Self> {
+    async fn join(
+        config: &Config,
+        core: &Tasks,
+        store: &Store,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self> {
         if config.redis.url.is_empty() {
             let registry = Arc::new(Registry::default());
             return Ok(Self {
@@ -334,6 +340,7 @@ impl Cluster {
         let (redis, inbox) = Redis::connect(&redis::Options {
             url: &config.redis.url,
             prefix: &config.redis.prefix,
+            cluster: cluster_id(store).await?,
             instance: rand::random(),
             tasks: core,
             metrics,
@@ -347,6 +354,16 @@ impl Cluster {
             tasks: Some((inbox, keeper)),
         })
     }
+}
+
+/// A number that all instances on one database know, also after its epoch was renewed, and nobody
+/// else does.
+async fn cluster_id(store: &Store) -> Result<u64> {
+    let key = store::cluster::code_key(store.reader()).await?;
+    let digest = Sha256::new().chain_update("im bridge").chain_update(key);
+    let digest: [u8; 32] = digest.finalize().into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    Ok(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// The tasks of a server, in the order in which a drain ends them.
@@ -462,6 +479,7 @@ impl Memory {
     fn hear(&self, incoming: Incoming) {
         match incoming {
             Incoming::Push { topic, push, after } => self.router.offer(topic, push, after),
+            Incoming::Head { topic, seq } => self.router.has_come_to(topic, seq),
             Incoming::News(News::Revoked(devices)) => {
                 self.authenticator.outdated(&devices);
                 // Not ended at once: the device may have signed in anew meanwhile.
@@ -561,8 +579,10 @@ impl Running {
         }
         self.writer.close().await;
         groups.core.stop().cancel();
-        groups.core.finished().await;
-        self.memory.acks.flush(&self.store).await;
+        // Not only at the end: what hangs may use up the time that is left.
+        let acks = &self.memory.acks;
+        tokio::join!(acks.flush(&self.store), groups.core.finished());
+        acks.flush(&self.store).await;
     }
 
     /// Tells the sessions to go, those too that were about to sign in when it began.

@@ -228,6 +228,16 @@ impl Registry {
         whereabouts(&self.lock().devices, device)?.room
     }
 
+    /// Whether a session of `user` on a device, told to go or not, has subscribed to `room`.
+    #[must_use]
+    pub fn is_in_room(&self, user: UserId, device: DeviceId, room: RoomId) -> bool {
+        let state = self.lock();
+        let mut of_user = state
+            .of(device)
+            .filter(|handle| handle.credential().is_some_and(|own| own.user == user));
+        of_user.any(|handle| handle.room() == Some(room))
+    }
+
     /// All sessions, for the sweep and the drain.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Handle>> {
@@ -396,6 +406,12 @@ mod tests {
         assert_eq!(registry.room(DEVICE), None);
         registry.leave(&new);
         assert_eq!(registry.room(DEVICE), None, "the former was told to go");
+        let (user, room) = (USER, RoomId(7));
+        assert!(registry.is_in_room(user, DEVICE, room), "it may have sent");
+        assert!(!registry.is_in_room(UserId(11), DEVICE, room));
+        assert!(!registry.is_in_room(user, DEVICE, RoomId(8)));
+        registry.leave(&former);
+        assert!(!registry.is_in_room(user, DEVICE, room));
     }
 
     #[test]

@@ -130,6 +130,21 @@ impl Router {
         }
     }
 
+    /// Tells this instance's feed how far its timeline goes, where another instance did not say
+    /// what stands there.
+    pub fn has_come_to(self: &Arc<Self>, topic: Topic, seq: Seq) {
+        if let Some(feed) = self.feed(topic)
+            && feed.has_come_to(seq) == Offer::Gap
+        {
+            self.await_missing(feed);
+        }
+    }
+
+    /// Completes when much can be published at once: see [`Bridge::has_room`].
+    pub async fn has_room(&self) {
+        self.bridge.has_room().await;
+    }
+
     /// Tells the other instances what has changed.
     pub fn tell(&self, news: News) {
         self.bridge.tell(news);

@@ -142,6 +142,7 @@ impl Messages {
         })
         .await?;
         for part in lacking.chunks(LARGE_JOB_CHUNK) {
+            self.options.router.has_room().await;
             let part = Append {
                 message: message.clone(),
                 to: To::Rest {
@@ -175,6 +176,7 @@ impl Messages {
         }
         let template = ephemeral(message);
         for part in users.chunks(LARGE_JOB_CHUNK) {
+            self.options.router.has_room().await;
             for user in part {
                 let topic = Topic::User(*user);
                 self.options.router.publish(topic, Seq::ZERO, &template);

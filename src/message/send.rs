@@ -292,7 +292,7 @@ impl Messages {
     async fn to_room(&self, author: Author, room: RoomId) -> Result<Route> {
         let presence = &self.options.presence;
         if let Author::User(Origin { user, device }) = author
-            && presence.room(user, device).await? != Some(room)
+            && !presence.is_in_room(user, device, room).await?
         {
             return Err(Error::business(
                 Code::NotAllowed,

@@ -6,7 +6,10 @@ use prost::{Message as _, encoding::encode_varint};
 
 use super::News;
 use crate::{
-    delivery::push::{Mark, Push, Template},
+    delivery::{
+        push::{Mark, Push, Template},
+        topic::Topic,
+    },
     id::{DeviceId, GroupId, MessageId, Seq, UserId},
     pb::bridge::{self, Frame, frame, news},
 };
@@ -15,15 +18,37 @@ use crate::{
 const INSTANCE_KEY: u8 = (1 << 3) | 1;
 /// `Frame.message`, length-delimited.
 const MESSAGE_KEY: u8 = (15 << 3) | 2;
-/// Bytes around a message, at most: nine fields of a key and a varint, and a mark with two.
-pub(super) const ENVELOPE_BYTES_MAX: usize = 12 * 11;
+/// Bytes around a message, at most: eleven fields of a key and a varint, and a mark with two.
+pub(super) const ENVELOPE_BYTES_MAX: usize = 14 * 11;
+/// The highest `Frame.must_know` that this version knows.
+const KNOWN: u32 = 0;
+/// Past every position: clients keep them in doubles.
+const SEQ_END: i64 = 1 << 53;
+
+/// Who writes frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writer {
+    pub(super) cluster: u64,
+    pub(super) instance: u64,
+}
 
 /// What a frame says.
 #[derive(Debug)]
 pub(super) enum Content {
     /// An entry or an ephemeral message, and what must be had before it.
     Push(Push, Seq),
+    /// A timeline has come so far; what stands on it is in the database.
+    Head(Seq),
     News(News),
+}
+
+/// Why a frame is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It comes from an instance on another database.
+    Foreign,
+    /// It is none, or says what cannot be, or what only later versions know.
+    Garbage,
 }
 
 /// Whether `bytes` were written by `instance`, which need not read them.
@@ -35,10 +60,11 @@ pub(super) fn is_of(bytes: &[u8], instance: u64) -> bool {
 }
 
 /// Writes an entry or an ephemeral message.
-pub(super) fn put_push(out: &mut BytesMut, instance: u64, push: &Push, after: Seq) {
+pub(super) fn put_push(out: &mut BytesMut, by: Writer, push: &Push, after: Seq) {
     let template = &push.template;
     let head = Frame {
-        instance,
+        instance: by.instance,
+        cluster: by.cluster,
         seq: push.seq.get(),
         origin: push.origin().get(),
         is_for_many: template.is_for_many(),
@@ -54,8 +80,20 @@ pub(super) fn put_push(out: &mut BytesMut, instance: u64, push: &Push, after: Se
     out.put_slice(message);
 }
 
+/// Writes how far a timeline has come.
+pub(super) fn put_head(out: &mut BytesMut, by: Writer, seq: Seq) {
+    let frame = Frame {
+        instance: by.instance,
+        cluster: by.cluster,
+        seq: seq.get(),
+        ..Default::default()
+    };
+    out.reserve(frame.encoded_len());
+    frame.encode_raw(out);
+}
+
 /// Writes news.
-pub(super) fn put_news(out: &mut BytesMut, instance: u64, news: &News) {
+pub(super) fn put_news(out: &mut BytesMut, by: Writer, news: &News) {
     let news = match news {
         News::Revoked(devices) => news::News::Revoked(bridge::Revoked {
             devices: devices.iter().map(|device| device.get()).collect(),
@@ -77,7 +115,8 @@ pub(super) fn put_news(out: &mut BytesMut, instance: u64, news: &News) {
         News::HintsLost => news::News::HintsLost(true),
     };
     let frame = Frame {
-        instance,
+        instance: by.instance,
+        cluster: by.cluster,
         news: Some(bridge::News { news: Some(news) }),
         ..Default::default()
     };
@@ -85,24 +124,46 @@ pub(super) fn put_news(out: &mut BytesMut, instance: u64, news: &News) {
     frame.encode_raw(out);
 }
 
-/// Reads a frame; `None` when it is none, or of a kind that only later versions know.
-pub(super) fn read(bytes: Bytes) -> Option<Content> {
-    let frame = Frame::decode(bytes).ok()?;
-    if let Some(news) = frame.news {
-        return news_in(news.news?).map(Content::News);
+/// Reads a frame of `cluster` that came on the channel of `topic`, or of news where that is `None`.
+pub(super) fn read(
+    bytes: Bytes,
+    cluster: u64,
+    topic: Option<Topic>,
+) -> std::result::Result<Content, Unread> {
+    let frame = Frame::decode(bytes).map_err(|_| Unread::Garbage)?;
+    if frame.cluster != cluster {
+        return Err(Unread::Foreign);
     }
-    if frame.message.is_empty() {
-        return None;
+    if let Some(news) = frame.news {
+        let news = news.news.and_then(news_in);
+        return news.map(Content::News).ok_or(Unread::Garbage);
+    }
+    let (seq, after) = (Seq(frame.seq), Seq(frame.after));
+    if !topic.is_some_and(|topic| may_be(topic, seq, after)) {
+        return Err(Unread::Garbage);
+    }
+    if frame.message.is_empty() || frame.must_know > KNOWN {
+        let head = (seq > Seq::ZERO).then_some(Content::Head(seq));
+        return head.ok_or(Unread::Garbage);
     }
     // A copy: the original keeps alive whatever else was read with it.
     let message = frame.message.to_vec().into_boxed_slice();
     let mark = mark_in(frame.mark);
     let template = Template::received(DeviceId(frame.origin), mark, frame.is_for_many, message);
     let push = Push {
-        seq: Seq(frame.seq),
+        seq,
         template: template.into(),
     };
-    Some(Content::Push(push, Seq(frame.after)))
+    Ok(Content::Push(push, after))
+}
+
+/// Whether an entry `seq` on `topic`, or an ephemeral message behind `after`, can be at all: a feed
+/// that was told of another would wait for ever.
+fn may_be(topic: Topic, seq: Seq, after: Seq) -> bool {
+    let is_seq = |seq: Seq| (0..SEQ_END).contains(&seq.get());
+    let has_seq = topic.owner().is_some() || seq == Seq::ZERO;
+    let has_after = matches!(topic, Topic::Group(_)) || after == Seq::ZERO;
+    is_seq(seq) && is_seq(after) && has_seq && has_after
 }
 
 fn news_in(news: news::News) -> Option<News> {
@@ -153,6 +214,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::id::RoomId;
 
     fn a_mark() -> impl Strategy<Value = Mark> {
         prop_oneof![
@@ -188,21 +250,25 @@ mod tests {
         #[test]
         fn a_push_comes_out_as_it_went_in(
             message in vec(any::<u8>(), 1..300),
-            numbers in any::<(u64, i64, i64, i64)>(),
+            numbers in (any::<u64>(), 0..SEQ_END, any::<i64>(), 0..SEQ_END),
             is_for_many in any::<bool>(),
             mark in a_mark(),
         ) {
             let (instance, seq, origin, after) = numbers;
+            let by = Writer { cluster: 3, instance };
+            let topic = Topic::Group(GroupId(1));
             let template = Template::received(
                 DeviceId(origin), mark, is_for_many, message.clone().into(),
             );
             let push = Push { seq: Seq(seq), template: template.into() };
             let mut out = BytesMut::new();
-            put_push(&mut out, instance, &push, Seq(after));
+            put_push(&mut out, by, &push, Seq(after));
             prop_assert!(out.len() <= ENVELOPE_BYTES_MAX + message.len());
             prop_assert_eq!(is_of(&out, instance), instance != 0);
             prop_assert!(!is_of(&out, instance ^ 1));
-            let Some(Content::Push(came, came_after)) = read(out.freeze()) else {
+            let bytes = out.freeze();
+            prop_assert_eq!(read(bytes.clone(), 4, Some(topic)).err(), Some(Unread::Foreign));
+            let Ok(Content::Push(came, came_after)) = read(bytes, 3, Some(topic)) else {
                 return Err(TestCaseError::fail("no push"));
             };
             prop_assert_eq!((came.seq, came_after), (push.seq, Seq(after)));
@@ -218,9 +284,11 @@ mod tests {
         #[test]
         fn news_come_out_as_they_went_in(instance in 1..=u64::MAX, news in some_news()) {
             let mut out = BytesMut::new();
-            put_news(&mut out, instance, &news);
+            put_news(&mut out, Writer { cluster: 3, instance }, &news);
             prop_assert!(is_of(&out, instance));
-            let Some(Content::News(came)) = read(out.freeze()) else {
+            let bytes = out.freeze();
+            prop_assert_eq!(read(bytes.clone(), 4, None).err(), Some(Unread::Foreign));
+            let Ok(Content::News(came)) = read(bytes, 3, None) else {
                 return Err(TestCaseError::fail("no news"));
             };
             prop_assert_eq!(came, news);
@@ -229,7 +297,64 @@ mod tests {
         #[test]
         fn garbage_is_refused_or_read_but_never_panics(bytes in vec(any::<u8>(), 0..200)) {
             is_of(&bytes, 1);
-            drop(read(bytes.into()));
+            let _ = read(bytes.into(), 0, Some(Topic::Everyone));
         }
+    }
+
+    const GROUP: Topic = Topic::Group(GroupId(1));
+    const USER: Topic = Topic::User(UserId(1));
+
+    fn read_numbers(topic: Topic, seq: i64, after: i64) -> std::result::Result<Content, Unread> {
+        let template = Template::received(DeviceId(1), Mark::None, false, vec![1].into());
+        let push = Push {
+            seq: Seq(seq),
+            template: template.into(),
+        };
+        let by = Writer {
+            cluster: 1,
+            instance: 2,
+        };
+        let mut out = BytesMut::new();
+        put_push(&mut out, by, &push, Seq(after));
+        read(out.freeze(), by.cluster, Some(topic))
+    }
+
+    #[test]
+    fn position_that_cannot_be_is_refused() {
+        let room = Topic::Room(RoomId(1));
+        for (topic, seq, after) in [(USER, 1, 0), (GROUP, 1, 0), (GROUP, 0, 5), (room, 0, 0)] {
+            assert!(read_numbers(topic, seq, after).is_ok());
+        }
+        for (topic, seq, after) in [
+            (room, 1, 0),
+            (room, 0, 1),
+            (Topic::Everyone, 1, 0),
+            (USER, 1, 1),
+            (USER, -1, 0),
+            (GROUP, 0, -1),
+            (USER, i64::MAX, 0),
+            (GROUP, 0, SEQ_END),
+        ] {
+            let read = read_numbers(topic, seq, after);
+            assert_eq!(read.err(), Some(Unread::Garbage), "{topic:?} {seq} {after}");
+        }
+    }
+
+    /// So the database decides what a later version means.
+    #[test]
+    fn of_an_entry_with_what_must_be_known_and_is_not_the_position_is_taken() {
+        let of = |seq, must_know, message: &[u8]| {
+            let frame = Frame {
+                seq,
+                must_know,
+                message: message.to_vec().into(),
+                ..Default::default()
+            };
+            read(frame.encode_to_vec().into(), 0, Some(USER))
+        };
+        assert!(matches!(of(7, KNOWN, b"x"), Ok(Content::Push(..))));
+        assert!(matches!(of(7, KNOWN + 1, b"x"), Ok(Content::Head(Seq(7)))));
+        assert!(matches!(of(7, KNOWN, b""), Ok(Content::Head(Seq(7)))));
+        assert!(matches!(of(0, KNOWN + 1, b"x"), Err(Unread::Garbage)));
     }
 }

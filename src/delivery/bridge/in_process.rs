@@ -21,6 +21,10 @@ impl Bridge for InProcess {
 
     fn publish(&self, _topic: Topic, _push: &Push, _after: Seq) {}
 
+    fn has_room(&self) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
+    }
+
     fn tell(&self, _news: News) {}
 
     fn is_alone(&self) -> bool {

@@ -33,6 +33,10 @@ pub trait Bridge: Send + Sync + std::fmt::Debug {
     /// he must have of the timeline before he is given an ephemeral message, if anything.
     fn publish(&self, topic: Topic, push: &Push, after: Seq);
 
+    /// Completes when much can be published without loss, or nothing at all because nobody can be
+    /// reached. For those who publish so much at once that it would push out what others publish.
+    fn has_room(&self) -> BoxFuture<'static, ()>;
+
     /// Tells the other instances what has changed.
     fn tell(&self, news: News);
 
@@ -78,6 +82,13 @@ pub enum Incoming {
         push: Push,
         /// See [`Bridge::publish`].
         after: Seq,
+    },
+    /// A topic's timeline has come so far; what stands on it is in the database.
+    Head {
+        /// The topic.
+        topic: Topic,
+        /// The position.
+        seq: Seq,
     },
     /// Something that this instance may remember has changed.
     News(News),

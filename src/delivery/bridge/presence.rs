@@ -21,14 +21,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::redis::{Connection, Dialer, Names, Outcome, Redis};
+use super::redis::{Connection, Dialer, Names, Outcome, Redis, ends_soon, is_refusal};
 use crate::{
     delivery::registry::{Change, Registry},
     error::{Error, Result},
     id::{DeviceId, RoomId, UserId},
     limits::{
-        PRESENCE_CHUNK, PRESENCE_ENTRY_TTL, PRESENCE_LEASE, PRESENCE_REFRESH_RENEWALS,
-        PRESENCE_RENEWAL, PRESENCE_WAIT,
+        BRIDGE_STOP_MAX, PRESENCE_CHUNK, PRESENCE_ENTRY_TTL, PRESENCE_LEASE,
+        PRESENCE_REFRESH_RENEWALS, PRESENCE_RENEWAL, PRESENCE_WAIT,
     },
 };
 
@@ -38,9 +38,11 @@ const WRITE: &str = "
 local at = 3
 for _, key in ipairs(KEYS) do
   local generation, user, room = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
-  local known = redis.call('HMGET', key, 'generation', 'instance')
-  local newest = tonumber(known[1] or 0)
-  if user ~= '0' then
+  local known = redis.pcall('HMGET', key, 'generation', 'instance')
+  local newest = not known.err and tonumber(known[1] or 0)
+  if not newest then
+    -- Somebody else's, who took the name; the others are written all the same.
+  elseif user ~= '0' then
     if newest <= generation then
       redis.call('HSET', key, 'generation', ARGV[at], 'instance', ARGV[1], 'user', user, 'room', room)
       redis.call('PEXPIRE', key, ARGV[2])
@@ -138,11 +140,18 @@ impl Presence {
         }
     }
 
-    /// The room that `user` has subscribed to on `device`, on whatever instance.
+    /// Whether `user` has subscribed to `room` on `device`, on whatever instance. A session here that
+    /// was told to go counts until it has gone: what it sent before that is on its way.
     ///
     /// # Errors
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) when he is not here and Redis is away.
-    pub async fn room(&self, user: UserId, device: DeviceId) -> Result<Option<RoomId>> {
+    pub async fn is_in_room(&self, user: UserId, device: DeviceId, room: RoomId) -> Result<bool> {
+        Ok(self.registry.is_in_room(user, device, room)
+            || self.room(user, device).await? == Some(room))
+    }
+
+    /// The room of the live session.
+    async fn room(&self, user: UserId, device: DeviceId) -> Result<Option<RoomId>> {
         if self.registry.online(device) == Some(user) {
             return Ok(self.registry.room(device));
         }
@@ -157,7 +166,9 @@ impl Presence {
 
     /// Waits, but not for long, until other instances can know what the registry says now.
     pub async fn settled(&self) {
-        if let Some(shared) = &self.shared {
+        // Without a connection nothing is written down soon, however long one waits.
+        let shared = self.shared.as_ref();
+        if let Some(shared) = shared.filter(|shared| shared.client.borrow().is_some()) {
             let version = self.registry.version();
             let mut written = shared.written.clone();
             let settling = written.wait_for(|written| *written >= version);
@@ -196,15 +207,17 @@ impl Shared {
 }
 
 impl Keeper {
-    /// Writes until `stop`, and then what is left; at last it takes this instance's key away.
+    /// Writes until `stop`; then it takes this instance's key away, and after that, if it does not
+    /// take long, the entries that count no longer.
     pub async fn run(mut self, stop: CancellationToken) {
         while let Some(mut connection) = self.dialer.dial(&stop).await {
             self.client.send_replace(Some(connection.client().clone()));
-            let ended = self.serve(&mut connection, &stop).await;
+            let serving = self.serve(&mut connection, &stop);
+            let ended = ends_soon(&stop, BRIDGE_STOP_MAX, serving).await;
             self.client.send_replace(None);
             match ended {
-                Ok(()) => return,
-                Err(error) => self.dialer.is_away(&error),
+                None | Some(Ok(())) => return,
+                Some(Err(error)) => self.dialer.is_away(&error),
             }
         }
     }
@@ -216,24 +229,26 @@ impl Keeper {
     ) -> Outcome<()> {
         let client = connection.client().clone();
         let mut renewal = Instant::now();
-        loop {
+        while !stop.is_cancelled() {
             if renewal <= Instant::now() {
-                self.renew(&client).await?;
+                refused(self.renew(&client).await)?;
                 renewal = Instant::now() + PRESENCE_RENEWAL;
             }
-            if self.write_changes(&client).await? {
+            let written = refused(self.write_changes(&client).await)?;
+            if written == Some(true) {
                 continue;
             }
-            if stop.is_cancelled() {
-                return client.del(self.own_key()).await;
-            }
             tokio::select! {
-                () = self.registry.changed() => {}
+                // What was refused is tried again with the next renewal.
+                () = self.registry.changed(), if written.is_some() => {}
                 () = sleep_until(renewal) => {}
                 () = stop.cancelled() => {}
                 error = connection.lost() => return Err(error),
             }
         }
+        client.del::<(), _>(self.own_key()).await?;
+        while self.write_changes(&client).await? {}
+        Ok(())
     }
 
     /// Says that this instance lives, and marks the entries that are to be written again: all where
@@ -297,6 +312,18 @@ impl Keeper {
 
     fn own_key(&self) -> String {
         self.names.instance(&id_of(self.instance))
+    }
+}
+
+/// Reports what Redis answered with an error, which another connection would not change.
+fn refused<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
+    match outcome {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if is_refusal(&error) => {
+            tracing::warn!(%error, "Redis refused to take down where devices are");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -33,6 +33,7 @@ impl Node {
         let (redis, _inbox) = Redis::connect(&Options {
             url,
             prefix: "test",
+            cluster: 7,
             instance,
             tasks: &tasks,
             metrics: &Arc::new(Metrics::default()),

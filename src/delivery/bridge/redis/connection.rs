@@ -68,6 +68,31 @@ pub(super) fn parse(url: &str) -> Result<Config> {
     })
 }
 
+/// Whether `error` is an answer: the connection is as good as before.
+pub(in super::super) fn is_refusal(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidCommand | ErrorKind::InvalidArgument | ErrorKind::Unknown
+    )
+}
+
+/// Waits for `work`, but not for longer than `within` once `stop` has come; `None` then.
+pub(in super::super) async fn ends_soon<T>(
+    stop: &CancellationToken,
+    within: Duration,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(within).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = too_late => None,
+    }
+}
+
 impl Dialer {
     pub(super) fn new(
         config: Config,

@@ -7,19 +7,20 @@
 use std::sync::Arc;
 
 use fred::types::config::Config;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::mpsc;
 
 pub use self::inbox::Inbox;
 pub(super) use self::{
-    connection::{Connection, Dialer, Outcome},
+    connection::{Connection, Dialer, Outcome, ends_soon, is_refusal},
     names::Names,
 };
 use self::{
+    inbox::Losses,
     outbox::{Item, Outbox, Publisher},
     subscriptions::{Subscriber, Subscriptions},
 };
-use super::{Bridge, News};
+use super::{Bridge, News, frame::Writer};
 use crate::{
     delivery::{push::Push, topic::Topic},
     error::Result,
@@ -44,6 +45,8 @@ pub struct Options<'a> {
     pub url: &'a str,
     /// `redis.prefix`.
     pub prefix: &'a str,
+    /// Which database the cluster works on; whoever bears another number is not heard.
+    pub cluster: u64,
     /// What this start of this instance is called; no other start of any bears the same number.
     pub instance: u64,
     /// What runs the two connections.
@@ -76,11 +79,13 @@ impl Redis {
     pub fn connect(options: &Options<'_>) -> Result<(Self, Inbox)> {
         let Options {
             prefix,
+            cluster,
             instance,
             tasks,
             metrics,
             ..
         } = *options;
+        let by = Writer { cluster, instance };
         let config = connection::parse(options.url)?;
         let is_sharded = config.server.is_clustered();
         let names = Names::new(prefix);
@@ -92,7 +97,7 @@ impl Redis {
         let publisher = Publisher {
             outbox: Arc::clone(&outbox),
             names: names.clone(),
-            instance,
+            by,
             is_sharded,
             metrics: Arc::clone(metrics),
             told_at: None,
@@ -112,8 +117,10 @@ impl Redis {
         let inbox = Inbox {
             events: inbox,
             names: names.clone(),
-            instance,
+            by,
             metrics: Arc::clone(metrics),
+            losses: Losses::default(),
+            foreign_at: None,
         };
         let redis = Self {
             outbox,
@@ -156,6 +163,11 @@ impl Bridge for Redis {
 
     fn publish(&self, topic: Topic, push: &Push, after: Seq) {
         self.outbox.put(Item::Push(topic, push.clone(), after));
+    }
+
+    fn has_room(&self) -> BoxFuture<'static, ()> {
+        let outbox = Arc::clone(&self.outbox);
+        async move { outbox.has_room().await }.boxed()
     }
 
     fn tell(&self, news: News) {

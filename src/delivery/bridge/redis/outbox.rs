@@ -2,7 +2,8 @@
 //! batch before was on its way is the next batch.
 //!
 //! Invariant: whatever is not published is counted, and told to all as lost once publishing works
-//! again. Nothing is tried twice: an ephemeral message would be given twice.
+//! again, but for ephemeral messages, which no comparison would bring back. Nothing is tried twice:
+//! an ephemeral message would be given twice.
 
 use std::{
     collections::VecDeque,
@@ -22,19 +23,23 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Connection, Dialer, Outcome, no_answer},
+    connection::{Connection, Dialer, Outcome, ends_soon, no_answer},
     names::{Channel, Names},
 };
 use crate::{
     delivery::{
-        bridge::{News, frame},
-        push::Push,
+        bridge::{
+            News,
+            frame::{self, Writer},
+        },
+        push::{Push, Template},
         topic::Topic,
     },
     id::Seq,
     limits::{
-        BRIDGE_BATCH_BYTES_MAX, BRIDGE_BATCH_MAX, BRIDGE_PUBLISH_TIMEOUT, BRIDGE_QUEUE_BYTES_MAX,
-        BRIDGE_QUEUE_MAX, HINTS_LOST_INTERVAL, REDIS_HEARTBEAT,
+        BRIDGE_BATCH_BYTES_MAX, BRIDGE_BATCH_MAX, BRIDGE_COPIES_MAX, BRIDGE_PUBLISH_TIMEOUT,
+        BRIDGE_QUEUE_BYTES_MAX, BRIDGE_QUEUE_MAX, BRIDGE_SMALL_BYTES, BRIDGE_STOP_MAX,
+        HINTS_LOST_INTERVAL, REDIS_HEARTBEAT,
     },
     telemetry::Metrics,
 };
@@ -47,6 +52,8 @@ const PUBLISH_ALL: &str = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i],
 #[derive(Debug)]
 pub(super) enum Item {
     Push(Topic, Push, Seq),
+    /// An entry without what stands there.
+    Head(Topic, Seq),
     News(News),
 }
 
@@ -55,13 +62,19 @@ pub(super) enum Item {
 pub(super) struct Outbox {
     queue: Mutex<Queue>,
     filled: Notify,
+    /// There is room again.
+    roomy: Notify,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    items: VecDeque<Item>,
+    /// Each with the bytes that it counts for.
+    items: VecDeque<(Item, usize)>,
     bytes: usize,
+    /// The message of the last push, and how many there were of it in a row.
+    last: Option<Arc<Template>>,
+    copies: usize,
     /// Something is taken: there is a connection.
     is_open: bool,
     /// Something was dropped, and nobody has been told yet.
@@ -73,27 +86,40 @@ impl Outbox {
         Self {
             queue: Mutex::default(),
             filled: Notify::new(),
+            roomy: Notify::new(),
             metrics,
         }
     }
 
     /// Puts something in line, or drops it where that cannot be.
     pub(super) fn put(&self, item: Item) {
-        let bytes = item.bytes();
         let mut queue = self.lock();
+        let (item, bytes) = queue.weigh(item);
         let is_full =
             queue.items.len() >= BRIDGE_QUEUE_MAX || queue.bytes + bytes > BRIDGE_QUEUE_BYTES_MAX;
         if !queue.is_open || is_full {
-            queue.is_lossy = true;
+            queue.is_lossy |= item.is_missed();
             self.metrics.bridge.publish_dropped.inc();
             return;
         }
         queue.bytes += bytes;
-        queue.items.push_back(item);
+        queue.items.push_back((item, bytes));
         let was_empty = queue.items.len() == 1;
         drop(queue);
         if was_empty {
             self.filled.notify_one();
+        }
+    }
+
+    /// Completes when at least half of the room is free, or nothing waits for room because there is
+    /// no connection.
+    pub(super) async fn has_room(&self) {
+        loop {
+            let roomy = self.roomy.notified();
+            if self.lock().is_roomy() {
+                return;
+            }
+            roomy.await;
         }
     }
 
@@ -103,15 +129,19 @@ impl Outbox {
         let mut bytes = 0;
         while batch.len() < BRIDGE_BATCH_MAX
             && bytes < BRIDGE_BATCH_BYTES_MAX
-            && let Some(item) = queue.items.pop_front()
+            && let Some((item, weight)) = queue.items.pop_front()
         {
             bytes += item.bytes();
+            queue.bytes -= weight;
             batch.push(item);
         }
-        queue.bytes -= bytes;
         if queue.items.is_empty() {
             // Room that a burst needed is given back.
             queue.items.shrink_to(BRIDGE_BATCH_MAX);
+            queue.last = None;
+        }
+        if queue.is_roomy() {
+            self.roomy.notify_waiters();
         }
         self.metrics
             .bridge
@@ -123,14 +153,17 @@ impl Outbox {
         self.lock().is_open = true;
     }
 
-    /// Drops what waits, and `unsure` more of which nobody knows whether it was published.
-    pub(super) fn close(&self, unsure: usize) {
+    /// Drops what waits, and what is in `unsure`, of which nobody knows whether it was published.
+    pub(super) fn close(&self, unsure: &[Item]) {
         let mut queue = self.lock();
-        queue.is_open = false;
         let waiting = mem::take(&mut queue.items);
-        queue.bytes = 0;
-        queue.is_lossy |= !waiting.is_empty() || unsure > 0;
-        let dropped = waiting.len() + unsure;
+        let mut dropped = waiting.iter().map(|(item, _)| item).chain(unsure);
+        *queue = Queue {
+            is_lossy: queue.is_lossy || dropped.any(Item::is_missed),
+            ..Queue::default()
+        };
+        self.roomy.notify_waiters();
+        let dropped = waiting.len() + unsure.len();
         self.metrics.bridge.publish_dropped.inc_by(dropped as u64);
         self.metrics.bridge.publish_queue.set(0);
     }
@@ -149,14 +182,49 @@ impl Outbox {
     }
 }
 
+impl Queue {
+    /// How an item is put in line, and the bytes it counts for. A message that stands on many
+    /// timelines is in memory once; and if it is large it is published only a few times, and for
+    /// the others only that it is there: who follows them reads it in the database.
+    fn weigh(&mut self, item: Item) -> (Item, usize) {
+        let Item::Push(topic, push, _) = &item else {
+            let bytes = item.bytes();
+            return (item, bytes);
+        };
+        let last = self.last.as_ref();
+        if !last.is_some_and(|last| Arc::ptr_eq(last, &push.template)) {
+            self.last = Some(Arc::clone(&push.template));
+            self.copies = 1;
+            let bytes = item.bytes();
+            return (item, bytes);
+        }
+        self.copies += 1;
+        let is_small = push.template.message().len() <= BRIDGE_SMALL_BYTES;
+        if is_small || push.seq == Seq::ZERO || self.copies <= BRIDGE_COPIES_MAX {
+            return (item, size_of::<Item>());
+        }
+        (Item::Head(*topic, push.seq), size_of::<Item>())
+    }
+
+    fn is_roomy(&self) -> bool {
+        !self.is_open
+            || self.items.len() <= BRIDGE_QUEUE_MAX / 2 && self.bytes <= BRIDGE_QUEUE_BYTES_MAX / 2
+    }
+}
+
 impl Item {
+    /// Whether others find by comparing what they miss if it is dropped.
+    fn is_missed(&self) -> bool {
+        !matches!(self, Self::Push(_, push, _) if push.seq == Seq::ZERO)
+    }
+
     /// What it takes in memory and, about, on the wire.
     fn bytes(&self) -> usize {
         let own = size_of::<Self>();
         match self {
             Self::Push(_, push, _) => own + push.template.message().len(),
             Self::News(News::Revoked(devices)) => own + size_of_val(&**devices),
-            Self::News(_) => own,
+            Self::Head(..) | Self::News(_) => own,
         }
     }
 }
@@ -165,7 +233,7 @@ impl Item {
 pub(super) struct Publisher {
     pub(super) outbox: Arc<Outbox>,
     pub(super) names: Names,
-    pub(super) instance: u64,
+    pub(super) by: Writer,
     /// Redis Cluster: sharded pub/sub, in which each channel may be on another node.
     pub(super) is_sharded: bool,
     pub(super) metrics: Arc<Metrics>,
@@ -174,16 +242,17 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes until `stop`, and then what still waits.
+    /// Publishes until `stop`, and then, if that does not take long, what still waits.
     pub(super) async fn run(mut self, mut dialer: Dialer, stop: CancellationToken) {
         while let Some(mut connection) = dialer.dial(&stop).await {
             self.outbox.open();
             let mut batch = Vec::new();
-            let ended = self.serve(&mut connection, &mut batch, &stop).await;
-            self.outbox.close(batch.len());
+            let serving = self.serve(&mut connection, &mut batch, &stop);
+            let ended = ends_soon(&stop, BRIDGE_STOP_MAX, serving).await;
+            self.outbox.close(&batch);
             match ended {
-                Ok(()) => return,
-                Err(error) => dialer.is_away(&error),
+                None | Some(Ok(())) => return,
+                Some(Err(error)) => dialer.is_away(&error),
             }
         }
     }
@@ -272,15 +341,16 @@ impl Publisher {
     /// The channel and the frame of `item`, both in the buffer `out`.
     fn encode(&self, item: &Item, out: &mut BytesMut) -> [Value; 2] {
         let channel = match item {
-            Item::Push(topic, ..) => Channel::Topic(*topic),
+            Item::Push(topic, ..) | Item::Head(topic, _) => Channel::Topic(*topic),
             Item::News(News::SignedIn { user, .. }) => Channel::Topic(Topic::User(*user)),
             Item::News(_) => Channel::News,
         };
         self.names.put_channel(out, channel);
         let name = out.split().freeze();
         match item {
-            Item::Push(_, push, after) => frame::put_push(out, self.instance, push, *after),
-            Item::News(news) => frame::put_news(out, self.instance, news),
+            Item::Push(_, push, after) => frame::put_push(out, self.by, push, *after),
+            Item::Head(_, seq) => frame::put_head(out, self.by, *seq),
+            Item::News(news) => frame::put_news(out, self.by, news),
         }
         [Value::Bytes(name), Value::Bytes(out.split().freeze())]
     }

@@ -5,7 +5,10 @@
 use std::{
     collections::HashMap,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use fred::interfaces::PubsubInterface;
@@ -37,10 +40,11 @@ pub(super) struct Subscriptions {
 #[derive(Debug, Default)]
 struct State {
     topics: HashMap<Topic, Subscription>,
-    /// Those that were changed since the last round, some more than once.
+    /// Those that were changed since the last round, some more than once; none while there is no
+    /// connection.
     dirty: Vec<Topic>,
-    /// Ends with the round that sees to what is dirty now.
-    round: CancellationToken,
+    /// For those who wait for the round that sees to what is dirty now.
+    round: Ticket,
     /// There is a connection.
     is_up: bool,
 }
@@ -59,11 +63,22 @@ enum Stage {
     In,
 }
 
+/// What waits for a round.
+#[derive(Clone, Debug, Default)]
+struct Ticket {
+    /// Ends with the round.
+    done: CancellationToken,
+    /// Somebody did not wait for its end, and may have missed what came before that.
+    is_late: Arc<AtomicBool>,
+}
+
 /// What one round does.
 #[derive(Debug, Default)]
 struct Round {
     subscribe: Vec<Topic>,
     unsubscribe: Vec<Topic>,
+    /// See [`Ticket`].
+    is_late: Arc<AtomicBool>,
     /// Nobody waits for it any longer when it is dropped, done or not.
     _done: Option<DropGuard>,
 }
@@ -80,20 +95,24 @@ impl Subscriptions {
             });
             subscription.is_wanted = true;
             if subscription.stage != Stage::In {
-                state.dirty.push(*topic);
                 is_in = false;
+                // Without a connection nothing would take it away; the next one begins with all.
+                if state.is_up {
+                    state.dirty.push(*topic);
+                }
             }
         }
         // While there is no connection nobody waits: all that was missed will be reported.
         if is_in || !state.is_up {
             return ready(()).boxed();
         }
-        let done = state.round.clone();
+        let Ticket { done, is_late } = state.round.clone();
         drop(state);
         self.changed.notify_one();
         async move {
-            // If it takes longer the connection is given up, and that is a discontinuity.
-            let _ = timeout(REDIS_TIMEOUT, done.cancelled()).await;
+            if timeout(REDIS_TIMEOUT, done.cancelled()).await.is_err() {
+                is_late.store(true, Ordering::SeqCst);
+            }
         }
         .boxed()
     }
@@ -117,8 +136,10 @@ impl Subscriptions {
     /// What is to be done now.
     fn begin(&self) -> Round {
         let mut state = self.lock();
+        let Ticket { done, is_late } = mem::take(&mut state.round);
         let mut round = Round {
-            _done: Some(mem::take(&mut state.round).drop_guard()),
+            is_late,
+            _done: Some(done.drop_guard()),
             ..Round::default()
         };
         for topic in mem::take(&mut state.dirty) {
@@ -139,8 +160,9 @@ impl Subscriptions {
         round
     }
 
-    /// A round was done. Returns how many topics are known.
-    fn end(&self, round: Round) -> usize {
+    /// A round was done. Returns how many topics are known, and whether somebody did not wait for
+    /// it: he may have missed something that nothing else tells of.
+    fn end(&self, round: Round) -> (usize, bool) {
         let mut state = self.lock();
         for topic in round.subscribe {
             if let Some(subscription) = state.topics.get_mut(&topic) {
@@ -153,7 +175,7 @@ impl Subscriptions {
                 _ => drop(state.topics.remove(&topic)),
             }
         }
-        state.topics.len()
+        (state.topics.len(), round.is_late.load(Ordering::SeqCst))
     }
 
     /// There is a new connection, on which nothing is subscribed to: all that is wanted is to be.
@@ -172,7 +194,7 @@ impl Subscriptions {
         let mut state = self.lock();
         state.is_up = false;
         state.dirty = Vec::new();
-        mem::take(&mut state.round).cancel();
+        mem::take(&mut state.round).done.cancel();
         state.topics.retain(|_, subscription| {
             subscription.stage = Stage::Out;
             subscription.is_wanted
@@ -227,13 +249,17 @@ impl Subscriber {
     }
 
     async fn keep(&self, connection: &mut Connection) -> Outcome<fred::error::Error> {
+        // Changes do not put it off: those that only unsubscribe wait for no answer.
+        let mut heartbeat = Instant::now() + REDIS_HEARTBEAT;
         loop {
-            let heartbeat = Instant::now() + REDIS_HEARTBEAT;
             tokio::select! {
                 biased;
                 error = connection.lost() => return Ok(error),
+                () = sleep_until(heartbeat) => {
+                    connection.ping().await?;
+                    heartbeat = Instant::now() + REDIS_HEARTBEAT;
+                }
                 () = self.subscriptions.changed.notified() => self.round(connection).await?,
-                () = sleep_until(heartbeat) => connection.ping().await?,
             }
         }
     }
@@ -247,8 +273,11 @@ impl Subscriber {
         for topics in round.subscribe.chunks(BRIDGE_SUBSCRIBE_CHUNK) {
             self.subscribe(connection, self.channels(topics)).await?;
         }
-        let known = self.subscriptions.end(round);
+        let (known, is_late) = self.subscriptions.end(round);
         self.metrics.bridge.subscriptions.set(known as i64);
+        if is_late {
+            self.report(Event::Discontinuity).await;
+        }
         Ok(())
     }
 
@@ -298,5 +327,53 @@ impl Subscriber {
     async fn report(&self, event: Event) {
         // Nobody takes it when the server stops, and then nobody needs it.
         let _ = self.events.send(event).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::UserId;
+
+    fn user(id: i64) -> Topic {
+        Topic::User(UserId(id))
+    }
+
+    #[tokio::test]
+    async fn without_a_connection_nothing_grows_but_what_is_wanted() {
+        let subscriptions = Subscriptions::default();
+        for _ in 0..100 {
+            subscriptions.want(&[user(1), user(2)]).await;
+            subscriptions.unwant(user(2));
+        }
+        {
+            let state = subscriptions.lock();
+            assert_eq!((state.topics.len(), state.dirty.len()), (1, 0));
+        }
+        subscriptions.up();
+        assert_eq!(subscriptions.begin().subscribe, [user(1)]);
+    }
+
+    /// What was published between its head and the end of the round nobody else would tell of.
+    #[tokio::test(start_paused = true)]
+    async fn round_that_somebody_did_not_wait_for_is_late_and_no_other() {
+        let subscriptions = Subscriptions::default();
+        subscriptions.up();
+        let first = subscriptions.begin();
+        subscriptions.want(&[user(1)]).await;
+        assert_eq!(
+            subscriptions.end(first),
+            (1, false),
+            "it does not see to it"
+        );
+
+        let second = subscriptions.begin();
+        assert_eq!(second.subscribe, [user(1)]);
+        assert_eq!(subscriptions.end(second), (1, true));
+
+        let waiting = subscriptions.want(&[user(2)]);
+        let third = subscriptions.begin();
+        assert_eq!(subscriptions.end(third), (2, false));
+        waiting.await;
     }
 }

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::{
     delivery::{
@@ -47,10 +49,16 @@ impl Node {
 
     /// As [`Node::new`]; `before` runs before anything is taken from the inbox.
     fn with(url: &str, instance: u64, before: impl Fn() + Send + 'static) -> Self {
+        Self::of(7, url, instance, before)
+    }
+
+    /// As [`Node::with`], in a cluster of another number than all others.
+    fn of(cluster: u64, url: &str, instance: u64, before: impl Fn() + Send + 'static) -> Self {
         let (tasks, metrics) = (Tasks::default(), Arc::new(Metrics::default()));
         let (redis, inbox) = Redis::connect(&Options {
             url,
             prefix: "test",
+            cluster,
             instance,
             tasks: &tasks,
             metrics: &metrics,
@@ -63,6 +71,7 @@ impl Node {
             before();
             match incoming {
                 Incoming::Push { topic, push, after } => offers.offer(topic, push, after),
+                Incoming::Head { topic, seq } => offers.has_come_to(topic, seq),
                 Incoming::News(news) => told.lock().unwrap().push(news),
                 Incoming::Discontinuity => {}
             }
@@ -431,28 +440,146 @@ async fn what_cannot_be_published_is_counted_and_told_once_it_can() {
     }
     assert_eq!(dropped(), 3, "it is full");
     assert!(outbox.take_loss());
-    outbox.close(5);
+    outbox.close(&[Item::News(News::HintsLost)]);
     let all = crate::limits::BRIDGE_QUEUE_MAX as u64;
-    assert_eq!(dropped(), 3 + all + 5);
+    assert_eq!(dropped(), 3 + all + 1);
     assert!(outbox.take_loss());
 
     outbox.open();
-    let large = Template::new(
-        pb::Message {
-            message_content: vec![0; 60_000].into(),
-            ..Default::default()
-        },
-        DeviceId(1),
-    );
-    let large = Arc::new(large);
     let before = dropped();
     for _ in 0..1_000 {
-        outbox.put(Item::Push(user(1), large.push(Seq(1)), Seq::ZERO));
+        outbox.put(Item::Push(user(1), large().push(Seq(1)), Seq::ZERO));
     }
     assert!(dropped() > before, "it is bounded in bytes too");
     let mut batch = Vec::new();
     outbox.take(&mut batch);
     assert!(batch.len() < 10);
+}
+
+fn large() -> Arc<Template> {
+    let message = pb::Message {
+        message_content: vec![0; 60_000].into(),
+        ..Default::default()
+    };
+    Arc::new(Template::new(message, DeviceId(1)))
+}
+
+#[tokio::test]
+async fn large_message_to_many_timelines_takes_the_room_of_a_few() {
+    let metrics = Arc::new(Metrics::default());
+    let outbox = Outbox::new(Arc::clone(&metrics));
+    outbox.open();
+    for round in 1..=20 {
+        let large = large();
+        for id in 1..=500 {
+            outbox.put(Item::Push(user(id), large.push(Seq(round)), Seq::ZERO));
+        }
+    }
+    assert_eq!(metrics.bridge.publish_dropped.get(), 0);
+    let (mut batch, mut bodies, mut heads) = (Vec::new(), 0, 0);
+    loop {
+        outbox.take(&mut batch);
+        if batch.is_empty() {
+            break;
+        }
+        for item in batch.drain(..) {
+            match item {
+                Item::Push(..) => bodies += 1,
+                Item::Head(..) => heads += 1,
+                Item::News(_) => {}
+            }
+        }
+    }
+    assert_eq!(bodies, 20 * crate::limits::BRIDGE_COPIES_MAX);
+    assert_eq!(bodies + heads, 20 * 500);
+}
+
+/// Comparing with the database would not bring it back.
+#[tokio::test]
+async fn ephemeral_message_that_is_dropped_is_no_loss_to_tell() {
+    let metrics = Arc::new(Metrics::default());
+    let outbox = Outbox::new(Arc::clone(&metrics));
+    let ephemeral = || Item::Push(user(1), large().push(Seq::ZERO), Seq::ZERO);
+    outbox.put(ephemeral());
+    outbox.close(&[ephemeral()]);
+    assert_eq!(metrics.bridge.publish_dropped.get(), 2);
+    assert!(!outbox.take_loss());
+    outbox.put(Item::Head(user(1), Seq(1)));
+    assert!(outbox.take_loss());
+}
+
+#[tokio::test]
+async fn who_publishes_much_waits_for_room_but_not_for_a_redis_that_is_away() {
+    let outbox = Outbox::new(Arc::default());
+    outbox.has_room().await;
+    outbox.open();
+    for id in 0..crate::limits::BRIDGE_QUEUE_MAX as i64 {
+        outbox.put(Item::Head(user(id), Seq(1)));
+    }
+    let mut waiting = Box::pin(outbox.has_room());
+    assert!((&mut waiting).now_or_never().is_none());
+    for _ in 0..crate::limits::BRIDGE_QUEUE_MAX / 2 / crate::limits::BRIDGE_BATCH_MAX {
+        outbox.take(&mut Vec::new());
+    }
+    waiting.await;
+    for id in 0..crate::limits::BRIDGE_QUEUE_MAX as i64 {
+        outbox.put(Item::Head(user(id), Seq(1)));
+    }
+    let mut waiting = Box::pin(outbox.has_room());
+    assert!((&mut waiting).now_or_never().is_none());
+    outbox.close(&[]);
+    waiting.await;
+}
+
+/// As when two clusters are given one Redis by mistake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_on_another_database_are_not_heard() {
+    let redis = RedisServer::start().await;
+    let a = Node::connected(&redis.url(), 1).await;
+    let b = Node::connected(&redis.url(), 2).await;
+    let stranger = Node::of(8, &redis.url(), 3, || {});
+    stranger.connects().await;
+    let mut session = b.follow(user(1)).await;
+    let ignored = b.metrics.bridge.ignored.get();
+    stranger.publish(user(1), 1);
+    until("it is ignored", || b.metrics.bridge.ignored.get() > ignored).await;
+    assert_eq!(session.lease.head(), Some(Seq::ZERO));
+    a.publish(user(1), 1);
+    session.until_given(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feed_that_is_only_told_how_far_its_timeline_goes_leaves_it_to_the_database() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (
+        Node::connected(&redis.url(), 1).await,
+        Node::connected(&redis.url(), 2).await,
+    );
+    let last = user(crate::limits::BRIDGE_COPIES_MAX as i64 + 1);
+    let mut session = b.follow(last).await;
+    let large = large();
+    for id in 1..=crate::limits::BRIDGE_COPIES_MAX as i64 + 1 {
+        a.router.publish(user(id), Seq(1), &large);
+    }
+    let told = tokio::time::timeout(LONG, session.handle.woken());
+    told.await.expect("its follower is woken");
+    assert_eq!(session.read(), Read::Behind);
+    assert_eq!(session.lease.head(), Some(Seq(1)));
+}
+
+/// Redis hangs: what waits to be published cannot be, and the acks of devices come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_waits_only_a_moment_for_a_redis_that_hangs() {
+    let redis = RedisServer::start().await;
+    let a = Node::connected(&redis.url(), 1).await;
+    redis.freeze();
+    for seq in 1..=10_000 {
+        a.publish(user(1), seq);
+    }
+    let begun = std::time::Instant::now();
+    a.stop().await;
+    assert!(begun.elapsed() < 2 * crate::limits::BRIDGE_STOP_MAX);
+    redis.thaw();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

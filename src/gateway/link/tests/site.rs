@@ -69,6 +69,10 @@ impl Bridge for Unsteady {
 
     fn publish(&self, _topic: Topic, _push: &Push, _after: Seq) {}
 
+    fn has_room(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn tell(&self, _news: News) {}
 
     fn is_alone(&self) -> bool {
