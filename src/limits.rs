@@ -191,6 +191,9 @@ const _: () = assert!(
 );
 /// Entries that one command writes.
 pub const PRESENCE_CHUNK: usize = 256;
+/// Devices, beside those that are here, of which it is remembered that they have left and Redis does
+/// not know yet; beyond it the instance takes another name, under which it never had them.
+pub const PRESENCE_CHANGES_MAX: usize = 10_000;
 /// How long the answer to PT_SUBSCRIBE_ROOM waits for other instances to know.
 pub const PRESENCE_WAIT: Duration = Duration::from_millis(500);
 

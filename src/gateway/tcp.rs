@@ -15,18 +15,22 @@ use crate::{
     config::{Networks, seconds},
     limits::PROXY_HEADER_MAX,
     listen::Listener,
-    proxy::header::{self, Refused},
+    proxy::{
+        Warnings,
+        header::{self, Refused},
+    },
 };
 
 /// Serves what `listener` accepts until the drain. Connections from `balancers` must begin with a
 /// PROXY protocol header; of those from anybody else it would be a bad frame.
 pub async fn accept(listener: Listener, gateway: Arc<Gateway>, balancers: Networks) {
     let tasks = gateway.tasks.clone();
+    let warnings = Arc::new(Warnings::default());
     listener
         .accept(&tasks, |stream, peer| {
             let gateway = Arc::clone(&gateway);
             if balancers.contains(peer.ip()) {
-                tasks.spawn(introduce(gateway, stream, peer));
+                tasks.spawn(introduce(gateway, stream, peer, Arc::clone(&warnings)));
             } else {
                 tasks.spawn(serve(gateway, stream, peer.ip(), BytesMut::new()));
             }
@@ -36,7 +40,12 @@ pub async fn accept(listener: Listener, gateway: Arc<Gateway>, balancers: Networ
 
 /// Reads whose connection it is and serves it, in a task of its own: the memory that this takes is not
 /// kept as long as the connection lives.
-async fn introduce(gateway: Arc<Gateway>, mut stream: TcpStream, peer: SocketAddr) {
+async fn introduce(
+    gateway: Arc<Gateway>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    warnings: Arc<Warnings>,
+) {
     let within = PROXY_HEADER_MAX.min(seconds(gateway.config.sign_in_timeout_s));
     let read = tokio::select! {
         read = header::read(&mut stream, within) => read,
@@ -52,7 +61,9 @@ async fn introduce(gateway: Arc<Gateway>, mut stream: TcpStream, peer: SocketAdd
         Err(Refused::Empty) => {}
         Err(why) => {
             // The balancer is not set up as this server is, which its operator should hear of.
-            tracing::warn!(%peer, %why, "closed a connection of listen.proxy_protocol_from");
+            if warnings.may_warn() {
+                tracing::warn!(%peer, %why, "closed a connection of listen.proxy_protocol_from");
+            }
             gateway.metrics.closed("bad_proxy_header");
         }
     }

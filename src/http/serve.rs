@@ -32,7 +32,7 @@ use crate::{
         HTTP2_PING_TIMEOUT, HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
     },
     listen::Listener,
-    proxy::forwarded,
+    proxy::forwarded::Proxies,
 };
 
 /// Serves `router` on `listener` until the server stops; requests under way are then finished.
@@ -41,7 +41,7 @@ use crate::{
 /// `tonic::Request::remote_addr`: the peer's, or what one of `proxies` says it is. An upgraded connection downcasts to `TokioIo<TcpStream>`; it is
 /// no longer tracked here.
 pub async fn serve(listener: Listener, router: Router, proxies: Networks, tasks: Tasks) {
-    let proxies = Arc::new(proxies);
+    let proxies = Arc::new(Proxies::new(proxies));
     let router = router.layer(CatchPanicLayer::new());
     let builder = Arc::new(builder(&tasks));
     let local = listener.address();
@@ -96,7 +96,7 @@ where
 struct Connection {
     builder: Arc<Builder<TrackedExecutor>>,
     router: Router,
-    proxies: Arc<Networks>,
+    proxies: Arc<Proxies>,
     tasks: Tasks,
     local: SocketAddr,
     peer: SocketAddr,
@@ -139,7 +139,7 @@ impl Connection {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send + 'static {
         let mut request = request.map(Body::new);
-        let client = forwarded::client(self.peer, request.headers(), &self.proxies);
+        let client = self.proxies.client(self.peer, request.headers());
         let extensions = request.extensions_mut();
         extensions.insert(ConnectInfo(client));
         extensions.insert(TcpConnectInfo {

@@ -2,32 +2,80 @@
 //! whom it heard the request from, so the list is read from the right: as long as a hop is listed, the
 //! hop before it is believed. What a client itself wrote stands left of all that, and is never reached.
 //!
-//! Where both headers are there, `Forwarded` counts. A proxy that maintains one of them must remove the
-//! other, which would otherwise be the client's own words.
+//! Where both headers are there they must agree on the client: most proxies maintain one of them and
+//! pass the other on, which then is the client's own words, and nothing tells which.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
+use super::Warnings;
 use crate::config::Networks;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Whose request it is that `peer` sent: the right-most hop that is not listed in `proxies`, or the
+/// The proxies that are believed.
+#[derive(Debug)]
+pub struct Proxies {
+    listed: Networks,
+    warnings: Warnings,
+}
+
+impl Proxies {
+    /// Those of `listen.forwarded_from`.
+    #[must_use]
+    pub fn new(listed: Networks) -> Self {
+        Self {
+            listed,
+            warnings: Warnings::default(),
+        }
+    }
+
+    /// Whose request it is that `peer` sent, the peer's own where it may not be believed, or where
+    /// it says one thing in `Forwarded` and another in `X-Forwarded-For`.
+    #[must_use]
+    pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
+        if !self.listed.contains(peer.ip()) {
+            return peer;
+        }
+        let by_standard = || client(peer, headers, FORWARDED, forwarded, &self.listed);
+        let by_custom = || {
+            client(
+                peer,
+                headers,
+                X_FORWARDED_FOR,
+                x_forwarded_for,
+                &self.listed,
+            )
+        };
+        if !headers.contains_key(FORWARDED) {
+            return by_custom();
+        }
+        let client = by_standard();
+        if headers.contains_key(X_FORWARDED_FOR) && by_custom().ip() != client.ip() {
+            if self.warnings.may_warn() {
+                tracing::warn!(
+                    %peer,
+                    "`Forwarded` and `X-Forwarded-For` of a proxy name different clients, neither is believed"
+                );
+            }
+            return peer;
+        }
+        client
+    }
+}
+
+/// Whose request it is by the header `name`: the right-most hop that is not listed in `proxies`, or the
 /// left-most of all where every hop is. A hop that does not say where it is (`unknown`, `_hidden`) and a
 /// header that cannot be read end the list: then it is the last hop that is known, which is the peer
 /// where there is one proxy. The port is 0 where none is told.
-#[must_use]
-pub fn client(peer: SocketAddr, headers: &HeaderMap, proxies: &Networks) -> SocketAddr {
-    if !proxies.contains(peer.ip()) {
-        return peer;
-    }
-    let by_standard = headers.contains_key(FORWARDED);
-    let (name, read): (_, fn(&str) -> Hops) = if by_standard {
-        (FORWARDED, forwarded)
-    } else {
-        (X_FORWARDED_FOR, x_forwarded_for)
-    };
+fn client(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    name: HeaderName,
+    read: fn(&str) -> Hops,
+    proxies: &Networks,
+) -> SocketAddr {
     let mut client = peer;
     let lines: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
     for line in lines.into_iter().rev() {
@@ -184,7 +232,9 @@ mod tests {
         }
         let proxies = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect(network));
         let proxies = proxies.into_iter().collect();
-        client(peer.parse().expect(peer), &headers, &proxies).to_string()
+        let proxies = Proxies::new(proxies);
+        let client = proxies.client(peer.parse().expect(peer), &headers);
+        client.to_string()
     }
 
     #[test]
@@ -243,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_from_the_right_and_wins() {
+    fn forwarded_is_read_from_the_right() {
         for (value, client) in [
             ("for=1.2.3.4", "1.2.3.4:0"),
             ("For=\"1.2.3.4:80\";proto=https;by=10.0.0.1", "1.2.3.4:80"),
@@ -261,8 +311,23 @@ mod tests {
             ("for=6.6.6.6, proto=http", PROXY),
             (",for=1.2.3.4,", "1.2.3.4:0"),
         ] {
-            let lines = [("x-forwarded-for", "7.7.7.7"), ("forwarded", value)];
-            assert_eq!(client_of(PROXY, &lines), client, "{value}");
+            assert_eq!(client_of(PROXY, &[("forwarded", value)]), client, "{value}");
+        }
+    }
+
+    /// One of them is the client's own, and nothing tells which.
+    #[test]
+    fn headers_that_do_not_agree_are_not_believed() {
+        for (by_standard, by_custom, client) in [
+            ("for=6.6.6.6", "1.2.3.4", PROXY),
+            ("for=1.2.3.4", "6.6.6.6, 1.2.3.4", "1.2.3.4:0"),
+            ("for=\"1.2.3.4:80\"", "1.2.3.4", "1.2.3.4:80"),
+            ("nonsense", "1.2.3.4", PROXY),
+            ("for=1.2.3.4", "nonsense", PROXY),
+            ("", "1.2.3.4", PROXY),
+        ] {
+            let lines = [("x-forwarded-for", by_custom), ("forwarded", by_standard)];
+            assert_eq!(client_of(PROXY, &lines), client, "{by_standard}");
         }
     }
 

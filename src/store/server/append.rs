@@ -1,4 +1,4 @@
-//! The append transaction on a database server: the fast way, which takes three or four round trips
+//! The append transaction on a database server: the fast way, which takes three to five round trips
 //! whatever the batch, and where its assumptions do not hold, the careful one.
 
 use std::{collections::HashMap, time::Instant};
