@@ -188,6 +188,27 @@ impl Feed {
         offer
     }
 
+    /// Takes an ephemeral push that nobody may be given before he has the timeline up to `after`.
+    /// Where entries are missing before that it is kept for a while, as one that came early.
+    pub(super) fn offer_after(&self, push: Push, after: Seq) -> Offer {
+        let mut state = self.lock();
+        let is_due = state.held.is_empty() && state.head.is_some_and(|head| head >= after);
+        if is_due {
+            state.append(push, &self.budget);
+        } else {
+            state.known = after.max(state.known);
+            state.held.push_back((after, push));
+            if state.held.len() > EARLY_MAX {
+                state.held.pop_front();
+            }
+        }
+        let offer = state.gap();
+        if is_due {
+            self.wake_all(state);
+        }
+        offer
+    }
+
     /// Moves the head on to `head`, which the timeline has: the entries between are left for the
     /// followers to read there. Returns whether the head moved.
     pub fn advance_to(&self, head: Seq) -> bool {

@@ -121,11 +121,13 @@ impl Router {
         let Some(feed) = self.feed(topic) else {
             return;
         };
-        if after > Seq::ZERO {
+        let offer = if after > Seq::ZERO {
             // Its followers pass what is before it, removals above all, before they are given it.
-            feed.advance_to(after);
-        }
-        if feed.offer(push) == Offer::Gap {
+            feed.offer_after(push, after)
+        } else {
+            feed.offer(push)
+        };
+        if offer == Offer::Gap {
             self.await_missing(feed);
         }
     }
@@ -366,6 +368,34 @@ mod tests {
         lease.open(Seq(2));
         router.tasks.finished().await;
         assert_eq!(lease.head(), Some(Seq(4)));
+    }
+
+    /// What its followers have not read stays in the ring meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn ephemeral_message_that_overtakes_an_entry_waits_for_it_a_moment() {
+        let group = Topic::Group(crate::id::GroupId(1));
+        for comes in [true, false] {
+            let router = router();
+            let lease = router.lease(group).await;
+            lease.open(Seq::ZERO);
+            let (key, mut position) = lease.follow(Arc::new(Handle::new(READER)), 0, None);
+            router.publish(group, Seq(1), &template());
+            router.publish_after(group, Seq(2), &template());
+            router.publish_after(group, Seq(2), &template());
+            if comes {
+                router.publish(group, Seq(2), &template());
+                assert_eq!(read(&lease, &mut position, key), (Read::UpToDate, 4));
+            } else {
+                assert_eq!(read(&lease, &mut position, key), (Read::UpToDate, 1));
+            }
+            router.tasks.finished().await;
+            assert_eq!(lease.head(), Some(Seq(2)));
+            if !comes {
+                assert_eq!(read(&lease, &mut position, key), (Read::Behind, 0));
+                position.seq = Seq(2);
+                assert_eq!(read(&lease, &mut position, key), (Read::UpToDate, 2));
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) followers: Slab<Follower>,
     /// Entries that came before their predecessors.
     pub(super) early: BTreeMap<Seq, Push>,
+    /// Ephemeral pushes that came before entries that must be had first, in the order they came.
+    pub(super) held: VecDeque<(Seq, Push)>,
     /// How far the timeline is known to go, perhaps without the entries.
     pub(super) known: Seq,
     /// The offset after the ring's last push at the last sweep.
@@ -82,6 +84,7 @@ impl State {
             floor,
             followers: Slab::new(),
             early: BTreeMap::new(),
+            held: VecDeque::new(),
             known: Seq::ZERO,
             swept: 0,
         }
@@ -129,6 +132,12 @@ impl State {
             if push.seq > head {
                 self.append(push, budget);
             }
+        }
+        while let (Some(head), Some((after, _))) = (self.head, self.held.front())
+            && *after <= head
+            && let Some((_, push)) = self.held.pop_front()
+        {
+            self.append(push, budget);
         }
     }
 
