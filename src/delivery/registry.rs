@@ -11,7 +11,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::handle::{Credential, Eviction, Handle};
-use crate::id::{DeviceId, RoomId, UserId};
+use crate::{
+    id::{DeviceId, RoomId, UserId},
+    limits::PRESENCE_CHANGES_MAX,
+};
 
 /// The sessions of this instance.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ struct State {
     /// Devices whose state was not taken since it changed, each with the highest generation that
     /// left; `None` when nobody takes them.
     changes: Option<HashMap<DeviceId, i64>>,
+    /// There were so many that they were forgotten.
+    has_overflowed: bool,
     /// How many changes there were.
     version: u64,
 }
@@ -129,11 +134,16 @@ impl Registry {
     }
 
     fn mark(&self, mut state: MutexGuard<'_, State>, device: DeviceId, left: i64) {
+        let here = state.devices.len();
         let Some(changes) = &mut state.changes else {
             return;
         };
         let known = changes.entry(device).or_default();
         *known = left.max(*known);
+        if changes.len() > here + PRESENCE_CHANGES_MAX {
+            *changes = HashMap::new();
+            state.has_overflowed = true;
+        }
         state.version += 1;
         drop(state);
         self.changed.notify_one();
@@ -147,6 +157,7 @@ impl Registry {
         let State {
             devices,
             changes: Some(changes),
+            has_overflowed,
             version,
         } = &mut *state
         else {
@@ -163,7 +174,31 @@ impl Registry {
             // Room that a burst needed is given back.
             changes.shrink_to(max);
         }
-        (taken, changes.is_empty().then_some(*version))
+        let is_all = changes.is_empty() && !*has_overflowed;
+        (taken, is_all.then_some(*version))
+    }
+
+    /// Whether there were more changes than are kept since the last call. Those are forgotten: what
+    /// was written down before counts no longer, and all that are here count as changed.
+    #[must_use]
+    pub fn take_overflow(&self) -> bool {
+        let mut state = self.lock();
+        let State {
+            devices,
+            changes: Some(changes),
+            has_overflowed,
+            ..
+        } = &mut *state
+        else {
+            return false;
+        };
+        if std::mem::take(has_overflowed) {
+            for device in devices.keys() {
+                changes.entry(*device).or_default();
+            }
+            return true;
+        }
+        false
     }
 
     /// Gives back changes that could not be written down.
@@ -412,6 +447,27 @@ mod tests {
         assert!(!registry.is_in_room(user, DEVICE, RoomId(8)));
         registry.leave(&former);
         assert!(!registry.is_in_room(user, DEVICE, room));
+    }
+
+    #[test]
+    fn changes_that_nobody_takes_are_bounded() {
+        let registry = Registry::watched();
+        registry.sign_in(&session(&registry), credential(USER, 1));
+        for device in 0..3 * PRESENCE_CHANGES_MAX as i64 {
+            registry.touch(&[DeviceId(device)]);
+            let state = registry.lock();
+            assert!(state.changes.as_ref().map(HashMap::len) <= Some(1 + PRESENCE_CHANGES_MAX));
+        }
+        let (_, version) = registry.take_changes(usize::MAX);
+        assert_eq!(version, None, "not all");
+        assert!(registry.take_overflow() && !registry.take_overflow());
+        let (changes, version) = registry.take_changes(usize::MAX);
+        assert_eq!(version, Some(registry.version()));
+        let [change] = &*changes else {
+            panic!("{changes:?}");
+        };
+        assert_eq!(change.device, DEVICE);
+        assert_eq!(change.now.map(|now| now.user), Some(USER));
     }
 
     #[test]

@@ -7,7 +7,10 @@
 //! instance that wrote it, so a late instance cannot unregister a newer session. Writing is by
 //! state: what is written is what the registry says then, however often it has changed before.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use fred::{
     clients::Client,
@@ -64,7 +67,7 @@ pub struct Presence {
 #[derive(Debug)]
 struct Shared {
     names: Names,
-    instance: u64,
+    instance: Arc<AtomicU64>,
     /// The connection, while there is one.
     client: watch::Receiver<Option<Client>>,
     /// Up to which change of the registry everything is written.
@@ -76,7 +79,8 @@ pub struct Keeper {
     registry: Arc<Registry>,
     dialer: Dialer,
     names: Names,
-    instance: u64,
+    /// Another one after so much was lost that nobody knows which entries are still right.
+    instance: Arc<AtomicU64>,
     is_sharded: bool,
     client: watch::Sender<Option<Client>>,
     written: watch::Sender<u64>,
@@ -106,11 +110,12 @@ impl Presence {
     pub fn shared(redis: &Redis, registry: &Arc<Registry>) -> (Self, Keeper) {
         let (client, clients) = watch::channel(None);
         let (written, writes) = watch::channel(0);
+        let instance = Arc::new(AtomicU64::new(redis.instance()));
         let presence = Self {
             registry: Arc::clone(registry),
             shared: Some(Shared {
                 names: redis.names().clone(),
-                instance: redis.instance(),
+                instance: Arc::clone(&instance),
                 client: clients,
                 written: writes,
             }),
@@ -119,7 +124,7 @@ impl Presence {
             registry: Arc::clone(registry),
             dialer: redis.dialer("presence"),
             names: redis.names().clone(),
-            instance: redis.instance(),
+            instance,
             is_sharded: redis.is_sharded(),
             client,
             written,
@@ -195,7 +200,7 @@ impl Shared {
             return Ok(None);
         };
         // What is here the registry knows better.
-        if instance == id_of(self.instance) {
+        if instance == id_of(&self.instance) {
             return Ok(None);
         }
         let lives: bool = client.exists(self.names.instance(&instance)).await?;
@@ -230,6 +235,13 @@ impl Keeper {
         let client = connection.client().clone();
         let mut renewal = Instant::now();
         while !stop.is_cancelled() {
+            if self.registry.take_overflow() {
+                // Its entries go with the key, now or when its lease is over.
+                let former = self.own_key();
+                self.instance.store(rand::random(), Ordering::Release);
+                renewal = Instant::now();
+                client.del::<(), _>(former).await?;
+            }
             if renewal <= Instant::now() {
                 refused(self.renew(&client).await)?;
                 renewal = Instant::now() + PRESENCE_RENEWAL;
@@ -299,7 +311,7 @@ impl Keeper {
                 .map(|change| self.names.device(change.device))
                 .collect();
             let mut args: Vec<Value> = vec![
-                id_of(self.instance).into(),
+                id_of(&self.instance).into(),
                 (PRESENCE_ENTRY_TTL.as_millis() as i64).into(),
             ];
             for change in changes {
@@ -311,7 +323,7 @@ impl Keeper {
     }
 
     fn own_key(&self) -> String {
-        self.names.instance(&id_of(self.instance))
+        self.names.instance(&id_of(&self.instance))
     }
 }
 
@@ -340,8 +352,8 @@ fn columns(change: &Change) -> [i64; 3] {
 }
 
 /// How an instance is called in entries and in its key.
-fn id_of(instance: u64) -> String {
-    format!("{instance:016x}")
+fn id_of(instance: &AtomicU64) -> String {
+    format!("{:016x}", instance.load(Ordering::Acquire))
 }
 
 #[cfg(test)]

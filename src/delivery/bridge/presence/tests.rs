@@ -69,6 +69,12 @@ impl Node {
         tokio::time::timeout(LONG, writing).await.unwrap().unwrap();
     }
 
+    async fn until_connected(&self, connected: bool) {
+        let mut client = self.presence.shared.as_ref().unwrap().client.clone();
+        let waiting = client.wait_for(|client| client.is_some() == connected);
+        tokio::time::timeout(LONG, waiting).await.unwrap().unwrap();
+    }
+
     async fn until_online(&self, online: bool) {
         let waiting = async {
             while self.presence.online(DEVICE).await != online {
@@ -184,4 +190,55 @@ async fn instance_that_is_alone_knows_its_own_devices() {
     assert!(!presence.online(DEVICE).await);
     assert_eq!(presence.room(USER, DEVICE).await.unwrap(), None);
     presence.settled().await;
+}
+
+/// As when somebody else uses names that begin with the prefix.
+#[tokio::test]
+async fn key_that_is_no_entry_harms_no_other() {
+    let redis = RedisServer::start().await;
+    redis.ask(&format!("SET test:d:{DEVICE} x")).await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let _session = a.sign_in(1);
+    let other = Arc::new(Handle::new(DeviceId(6)));
+    a.registry.enter(&other);
+    let credential = Credential {
+        user: USER,
+        generation: 1,
+        token_hash: [0; 32],
+        expires_at: 0,
+    };
+    a.registry.sign_in(&other, credential);
+    a.until_written().await;
+    assert!(b.presence.online(DeviceId(6)).await);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_redis_that_is_away() {
+    let mut redis = RedisServer::start().await;
+    let a = Node::new(&redis.url(), 1);
+    let session = a.sign_in(1);
+    a.until_written().await;
+    redis.down();
+    a.until_connected(false).await;
+    a.registry.enter_room(&session, Some(ROOM));
+    let settled = tokio::time::timeout(PRESENCE_WAIT / 2, a.presence.settled());
+    settled.await.expect("at once");
+}
+
+/// More devices have left while Redis was away than are remembered.
+#[tokio::test]
+async fn device_that_left_and_was_forgotten_is_offline() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let session = a.sign_in(1);
+    a.until_written().await;
+    b.until_online(true).await;
+    a.registry.leave(&session);
+    let many: Vec<_> = (0..=crate::limits::PRESENCE_CHANGES_MAX as i64 + 9)
+        .map(|device| DeviceId(1_000 + device))
+        .collect();
+    a.registry.touch(&many);
+    b.until_online(false).await;
+    let _session = a.sign_in(2);
+    b.until_online(true).await;
 }

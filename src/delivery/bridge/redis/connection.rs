@@ -15,7 +15,7 @@ use fred::{
     error::{Error as RedisError, ErrorKind},
     interfaces::{ClientLike, EventInterface},
     types::{
-        ConnectHandle, Message, RespVersion,
+        ClusterStateChange, ConnectHandle, Message, RespVersion,
         config::{Config, ConnectionConfig, PerformanceConfig, TcpConfig},
     },
 };
@@ -52,6 +52,8 @@ pub(in super::super) struct Dialer {
 pub(in super::super) struct Connection {
     client: Client,
     router: ConnectHandle,
+    /// Of a Redis Cluster: slots have moved, or a node has come or gone.
+    changes: broadcast::Receiver<Vec<ClusterStateChange>>,
     messages: Option<broadcast::Receiver<Message>>,
 }
 
@@ -171,10 +173,13 @@ impl Connection {
         let mut connection = Self {
             messages: Some(client.message_rx()),
             router: client.connect(),
+            changes: client.cluster_change_rx(),
             client,
         };
         let established = timeout(2 * REDIS_TIMEOUT, connection.established());
         established.await.unwrap_or_else(|_| Err(no_answer()))?;
+        // To connect is a change too.
+        connection.changes = connection.client.cluster_change_rx();
         Ok(connection)
     }
 
@@ -200,10 +205,15 @@ impl Connection {
         self.messages.take()
     }
 
-    /// Completes with the reason when the connection is lost; not to be called again then. Cancel
-    /// safe.
+    /// Completes with the reason when the connection is lost. A Redis Cluster that changes counts as
+    /// that: subscriptions to slots that have moved are gone, and the client does not tell. Not to be called again then. Cancel safe.
     pub(in super::super) async fn lost(&mut self) -> RedisError {
-        reason((&mut self.router).await)
+        tokio::select! {
+            ended = &mut self.router => reason(ended),
+            _ = self.changes.recv() => {
+                RedisError::new(ErrorKind::Cluster, "the cluster has changed")
+            }
+        }
     }
 
     /// Asks every server that it is connected to whether it is there, behind all commands before.
