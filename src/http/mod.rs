@@ -1,5 +1,5 @@
 //! The routes of the HTTP listeners that belong to no domain: health and metrics. Other routes,
-//! such as the WebSocket, are merged by `server.rs`; `serve` speaks HTTP on accepted connections.
+//! such as the WebSocket, are merged by `server`; `serve` speaks HTTP on accepted connections.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! The composition root: the only file that knows all modules. It binds the listeners, builds what
+//! The composition root: the only module that knows all others. It binds the listeners, builds what
 //! each module is given, runs them, and ends them in the order that loses nothing.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -7,18 +7,7 @@ use crate::{
     auth::{self, Authenticator, SignIns},
     clock::{self, Clock},
     config::{self, Config, Networks, UserProvider, seconds},
-    delivery::{
-        bridge::{
-            Bridge, Incoming, News,
-            in_process::InProcess,
-            presence::{Keeper, Presence},
-            redis::{self, Inbox, Redis},
-        },
-        handle::Eviction,
-        reconcile,
-        registry::Registry,
-        release, router,
-    },
+    delivery::{handle::Eviction, release, router},
     device::Devices,
     error::{Error, Result},
     friend::Friends,
@@ -32,19 +21,19 @@ use crate::{
     message::{self, Messages},
     store::{self, Store},
     telemetry::Metrics,
-    timeline::{
-        Writer,
-        ack::Acks,
-        epoch::{self, Epoch},
-        pages::Pages,
-        writer,
-    },
+    timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
     user::{Accounts, Directory},
 };
 use axum::Router;
-use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use self::{
+    cluster::Cluster,
+    memory::{Memory, start_housekeeping},
+};
+
+mod cluster;
+mod memory;
 
 pub use crate::listen::Addresses;
 
@@ -312,60 +301,6 @@ async fn keep(place: store::Held, stop: CancellationToken) {
     }
 }
 
-/// What joins this instance to others, if there are any.
-struct Cluster {
-    bridge: Arc<dyn Bridge>,
-    registry: Arc<Registry>,
-    presence: Arc<Presence>,
-    /// What must run once everything is built.
-    tasks: Option<(Inbox, Keeper)>,
-}
-
-impl Cluster {
-    async fn join(
-        config: &Config,
-        core: &Tasks,
-        store: &Store,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self> {
-        if config.redis.url.is_empty() {
-            let registry = Arc::new(Registry::default());
-            return Ok(Self {
-                bridge: Arc::new(InProcess),
-                presence: Arc::new(Presence::alone(Arc::clone(&registry))),
-                registry,
-                tasks: None,
-            });
-        }
-        let (redis, inbox) = Redis::connect(&redis::Options {
-            url: &config.redis.url,
-            prefix: &config.redis.prefix,
-            cluster: cluster_id(store).await?,
-            instance: rand::random(),
-            tasks: core,
-            metrics,
-        })?;
-        let registry = Arc::new(Registry::watched());
-        let (presence, keeper) = Presence::shared(&redis, &registry);
-        Ok(Self {
-            bridge: Arc::new(redis),
-            registry,
-            presence: Arc::new(presence),
-            tasks: Some((inbox, keeper)),
-        })
-    }
-}
-
-/// A number that all instances on one database know, also after its epoch was renewed, and nobody
-/// else does.
-async fn cluster_id(store: &Store) -> Result<u64> {
-    let key = store::cluster::code_key(store.reader()).await?;
-    let digest = Sha256::new().chain_update("im bridge").chain_update(key);
-    let digest: [u8; 32] = digest.finalize().into();
-    let [a, b, c, d, e, f, g, h, ..] = digest;
-    Ok(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
-}
-
 /// The tasks of a server, in the order in which a drain ends them.
 #[derive(Debug)]
 struct Groups {
@@ -437,122 +372,6 @@ fn serve(
         "metrics",
         http::serve(listeners.metrics, routes.metrics, nobody(), probes.clone()),
     );
-}
-
-/// What this instance remembers of the database.
-#[derive(Clone, Debug)]
-struct Memory {
-    router: Arc<router::Router>,
-    registry: Arc<Registry>,
-    authenticator: Arc<Authenticator>,
-    /// Whose sessions are compared with the database at once.
-    doubts: Arc<auth::Doubts>,
-    epoch: Arc<Epoch>,
-    /// Wakes the sweep over feeds.
-    hurry: Arc<Notify>,
-    acks: Arc<Acks>,
-    directory: Arc<Directory>,
-    members: Arc<Members>,
-    friendships: Arc<Friendships>,
-}
-
-impl Memory {
-    /// Forgets everything, when the database turns out to be older than what was delivered from
-    /// it. Devices come back and are told to reset.
-    fn start_over(&self) {
-        tracing::warn!("the database went back in time, all sessions start over");
-        self.router.forget_feeds();
-        self.acks.forget();
-        self.forget();
-        self.registry.evict_all(Eviction::Draining);
-    }
-
-    /// Forgets what other instances tell the changes of.
-    fn forget(&self) {
-        self.authenticator.forget();
-        self.directory.forget();
-        self.members.forget();
-        self.friendships.forget();
-    }
-
-    /// Takes in what comes from other instances. Never waits.
-    fn hear(&self, incoming: Incoming) {
-        match incoming {
-            Incoming::Push { topic, push, after } => self.router.offer(topic, push, after),
-            Incoming::Head { topic, seq } => self.router.has_come_to(topic, seq),
-            Incoming::News(News::Revoked(devices)) => {
-                self.authenticator.outdated(&devices);
-                // Not ended at once: the device may have signed in anew meanwhile.
-                self.doubts.raise(&devices);
-            }
-            Incoming::News(News::SignedIn {
-                device, generation, ..
-            }) => self.registry.signed_in_elsewhere(device, generation),
-            Incoming::News(News::Profile(user)) => self.directory.outdated(user),
-            Incoming::News(News::Group { group, removed }) => {
-                self.members.outdated(group, removed);
-            }
-            Incoming::News(News::HintsLost) | Incoming::Discontinuity => {
-                self.forget();
-                self.hurry.notify_one();
-                self.doubts.raise_all();
-            }
-        }
-    }
-}
-
-/// Starts what compares this instance with the database, and what writes acks.
-fn start_housekeeping(
-    core: &Tasks,
-    memory: &Memory,
-    writer: &Writer,
-    store: &Store,
-    clock: Arc<dyn Clock>,
-    interval: Duration,
-) {
-    let Memory {
-        router,
-        registry,
-        doubts,
-        hurry,
-        acks,
-        epoch,
-        ..
-    } = memory.clone();
-    core.spawn_critical("acks", acks.run(store.clone(), core.clone()));
-    let (fold, stop) = (store.clone().fold_log(), core.stop().clone());
-    core.spawn_critical("log", async move {
-        stop.run_until_cancelled_owned(fold).await;
-    });
-    let (memory, writer) = (memory.clone(), writer.clone());
-    let went_back = move || {
-        writer.forget_ids();
-        memory.start_over();
-    };
-    let stop = core.stop();
-    let watch = epoch::watch(
-        epoch,
-        store.clone(),
-        interval,
-        stop.clone(),
-        went_back.clone(),
-    );
-    core.spawn_critical("epoch", watch);
-    let feeds = reconcile::Sweep {
-        router,
-        store: store.clone(),
-        interval,
-        hurry,
-    };
-    core.spawn_critical("feed sweep", feeds.run(stop.clone(), went_back));
-    let sessions = auth::Sweep {
-        registry,
-        store: store.clone(),
-        clock,
-        doubts,
-        interval,
-    };
-    core.spawn_critical("session sweep", sessions.run(stop.clone()));
 }
 
 /// What a drain needs of a running server.
