@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{
     Api, Cluster, Device, Transport,
     balancer::is_ready,
-    errors::code,
+    errors::{TRY_AGAIN_LATER, code},
     load::Load,
     messages::text,
     wait::{eventually, within},
@@ -15,7 +15,6 @@ use crate::support::{
 
 const CLIENTS: usize = 6;
 const PACE: Duration = Duration::from_millis(10);
-const TRY_AGAIN: i32 = 10004;
 /// A send that cannot be stored is answered by then, and other calls before that.
 const SEND_ANSWERED: Duration = Duration::from_secs(10);
 const UNREADY: Duration = Duration::from_secs(10);
@@ -27,10 +26,10 @@ async fn assert_answered(api: &Api, alice: &Device, bob: &Device) {
     let profile = async { api.get_user(alice, bob.user_id).await };
     let profile = within(SEND_ANSWERED, "the answer to a call", profile);
     let (send, profile) = tokio::join!(send, profile);
-    assert_eq!(code(&send.expect_err("it is away")), TRY_AGAIN);
+    assert_eq!(code(&send.expect_err("it is away")), TRY_AGAIN_LATER);
     // What is remembered may be answered.
     if let Err(status) = profile {
-        assert_eq!(code(&status), TRY_AGAIN, "{status:?}");
+        assert_eq!(code(&status), TRY_AGAIN_LATER, "{status:?}");
     }
 }
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use crate::support::{
     Process, Transport,
-    errors::code,
+    errors::{TRY_AGAIN_LATER, code},
     messages::{text, text_with_id},
     wait::{eventually, within},
 };
 
-const TRY_AGAIN: i32 = 10004;
 /// A send that cannot be stored is answered by then.
 const SEND_ANSWERED: Duration = Duration::from_secs(10);
 
@@ -25,7 +24,10 @@ async fn a_send_that_waits_for_somebody_elses_transaction_is_answered_in_time() 
     let request = text_with_id(bob.user_id, "held", "held");
     let send = server.try_send(&alice, request.clone());
     let refused = within(SEND_ANSWERED, "the answer to a send", send).await;
-    assert_eq!(code(&refused.expect_err("it cannot be stored")), TRY_AGAIN);
+    assert_eq!(
+        code(&refused.expect_err("it cannot be stored")),
+        TRY_AGAIN_LATER
+    );
     receiver.heartbeat().await;
     assert!(receiver.take_pushes().is_empty());
     rows.let_go().await;

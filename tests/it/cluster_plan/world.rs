@@ -11,7 +11,7 @@ use crate::support::{
     balancer::is_ready,
     cluster::Plan,
     crowd::{all, ids},
-    errors::{NOT_IN_GROUP, code},
+    errors::{NOT_IN_GROUP, TRY_AGAIN_LATER, code},
     groups::Group,
     messages::text_with_id,
     wait::eventually,
@@ -326,12 +326,11 @@ impl World {
 
 /// Refused for one of these reasons, or because the database was away: anything else is wrong.
 fn answered<T>(answer: Result<T, Status>, expected: &[i32]) {
-    const TRY_AGAIN: i32 = 10004;
     if let Err(status) = answer {
         let code = code(&status);
         // The call broke off with its instance.
         let broken = status.code() == tonic::Code::Unavailable;
-        let fine = broken || code == TRY_AGAIN || expected.contains(&code);
+        let fine = broken || code == TRY_AGAIN_LATER || expected.contains(&code);
         assert!(fine, "{status:?}");
     }
 }

@@ -16,6 +16,7 @@ use tonic::{
 
 use super::{
     Connection, Device, Transport,
+    errors::{TRY_AGAIN_LATER, code},
     wait::soon,
     wire::{open_tcp, open_web_socket},
 };
@@ -96,8 +97,12 @@ impl Api {
             sdk_version: "1.0".into(),
         };
         let mut logic = LogicExtClient::new(self.grpc.clone());
-        let answer = soon("RegisterDevice", logic.register_device(request)).await;
-        answer.expect("RegisterDevice").into_inner().device_id
+        loop {
+            let answer = soon("RegisterDevice", logic.register_device(request.clone())).await;
+            if !try_again(&answer) {
+                return answer.expect("RegisterDevice").into_inner().device_id;
+            }
+        }
     }
 
     /// Signs in with the test code, which creates the account when there is none.
@@ -115,7 +120,12 @@ impl Api {
 
     /// Signs `phone` in on `device_id`.
     pub async fn sign_in(&self, phone: &str, device_id: i64) -> Device {
-        let answer = self.try_sign_in(phone, device_id).await.expect("SignIn");
+        let answer = loop {
+            let answer = self.try_sign_in(phone, device_id).await;
+            if !try_again(&answer) {
+                break answer.expect("SignIn");
+            }
+        };
         Device {
             user_id: answer.user_id,
             device_id,
@@ -191,10 +201,14 @@ impl Api {
 
     /// Opens a long connection and signs `device` in on it.
     pub async fn connect(&self, transport: Transport, device: &Device) -> Connection {
-        let mut connection = self.open(transport).await;
-        let answer = connection.sign_in(device).await;
-        assert_eq!(answer.code, 0, "sign in on {transport:?}: {answer:?}");
-        connection
+        loop {
+            let mut connection = self.open(transport).await;
+            let answer = connection.sign_in(device).await;
+            if answer.code != TRY_AGAIN_LATER {
+                assert_eq!(answer.code, 0, "sign in on {transport:?}: {answer:?}");
+                return connection;
+            }
+        }
     }
 
     /// Opens a WebSocket that is signed in by its URL, or returns the status that refused it.
@@ -209,6 +223,12 @@ impl Api {
         let mut connection = self.connect(Transport::Tcp, &new).await;
         connection.sync_from_start().await
     }
+}
+
+/// Whether the server says so: where the database was away, each of its connections is found to be
+/// lost by the first who uses it.
+fn try_again<T>(answer: &Result<T, Status>) -> bool {
+    matches!(answer, Err(status) if code(status) == TRY_AGAIN_LATER)
 }
 
 /// A call with metadata as given.

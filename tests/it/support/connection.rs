@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use super::{
     Device, Transport,
-    errors::assert_code,
+    errors::{TRY_AGAIN_LATER, assert_code},
     wait::soon,
     wire::{Incoming, Reader, Writer, opcode, web_socket_frame},
 };
@@ -247,7 +247,10 @@ impl Connection {
 
     /// One page.
     pub async fn sync(&mut self, input: SyncInput) -> SyncOutput {
-        let answer = self.request(PackageType::PtSync, &input).await;
+        let mut answer = self.request(PackageType::PtSync, &input).await;
+        while answer.code == TRY_AGAIN_LATER {
+            answer = self.request(PackageType::PtSync, &input).await;
+        }
         assert_code(&answer, 0);
         let page = SyncOutput::decode(answer.data).expect("a SyncOutput");
         assert!(page.messages.len() <= 50, "a page has at most 50 messages");

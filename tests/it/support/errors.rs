@@ -10,6 +10,7 @@ pub const SIGN_IN_AGAIN: i32 = 10000;
 pub const BAD_REQUEST: i32 = 10001;
 pub const NOT_ALLOWED: i32 = 10002;
 pub const TOO_MANY_REQUESTS: i32 = 10003;
+pub const TRY_AGAIN_LATER: i32 = 10004;
 pub const WRONG_CODE: i32 = 10010;
 pub const NOT_IN_GROUP: i32 = 10011;
 pub const NOT_FRIENDS: i32 = 10012;
