@@ -11,8 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use sea_orm::TransactionTrait as _;
-
 use super::{
     Conn, Engine, FailureKind, Outcome, Store, attempt, group::Roster, message, server, timeline,
 };
@@ -216,7 +214,8 @@ impl Store {
 
     /// Which of some messages are stored, when nobody knows whether the transaction that wrote them and
     /// took a position of `owner` was committed. The answer is final: it waits for the end of that
-    /// transaction, which may still be at work in a database server whose connection was lost.
+    /// transaction, which may still be at work: in a database server whose connection was lost, or
+    /// on a disk that hangs. Nothing is written.
     ///
     /// # Errors
     /// What the database answers; that it has not ended yet is one.
@@ -225,24 +224,14 @@ impl Store {
         ids: &[MessageId],
         owner: Owner,
     ) -> Outcome<Vec<message::Known>> {
-        match &*self.engine {
-            // A commit there has ended when its thread says so.
-            Engine::Sqlite(_) => message::stored(&*self.read, ids).await,
-            Engine::Server(_) => attempt(self.settle_on_server(ids, owner)).await,
-        }
-    }
-
-    async fn settle_on_server(
-        &self,
-        ids: &[MessageId],
-        owner: Owner,
-    ) -> Outcome<Vec<message::Known>> {
-        let tx = self.write.begin().await?;
-        // It holds the lock of this row to its end, also where it inserts it.
-        timeline::raise_heads(&tx, BTreeMap::from([(owner, 0)])).await?;
-        let stored = message::stored(&tx, ids).await?;
-        tx.rollback().await?;
-        Ok(stored)
+        let settle = async {
+            let tx = self.begin_raw().await?;
+            // It holds the lock of this row to its end, also where it inserts it; on SQLite it holds
+            // the right to write.
+            timeline::raise_heads(tx.conn(), BTreeMap::from([(owner, 0)])).await?;
+            message::stored(tx.conn(), ids).await
+        };
+        attempt(settle).await
     }
 
     /// Which of `locks` somebody else holds right now. On SQLite nobody does: there is one writer.
