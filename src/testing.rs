@@ -37,6 +37,25 @@ use crate::{
 pub mod redis;
 pub mod rows;
 
+/// Runs each named `async fn(test_servers::Engine)` once on MariaDB and once on PostgreSQL.
+macro_rules! on_each_server {
+    ($($name:ident),+ $(,)?) => {
+        mod mysql {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(test_servers::Engine::Mysql).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(test_servers::Engine::Postgres).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_each_server;
+
 /// When the clock of a [`World`] starts, in unix milliseconds.
 pub const START_MS: i64 = 1_700_000_000_000;
 

@@ -286,11 +286,8 @@ impl Server {
 /// What a valid configuration asks for that this version does not have, if anything.
 #[must_use]
 pub fn unsupported(config: &Config) -> Option<&'static str> {
-    if config.users.provider != UserProvider::Builtin {
-        Some("users.provider: this version has the built-in user directory only")
-    } else {
-        None
-    }
+    let is_remote = config.users.provider != UserProvider::Builtin;
+    is_remote.then_some("users.provider: this version has the built-in user directory only")
 }
 
 /// Keeps the instance's place on the database until the stop. It ends before that, and with it the

@@ -75,41 +75,31 @@ impl Server {
                     placed: plan.placed(sends, &written.heads),
                 };
                 match in_time(ATTEMPT_MAX, appender.connection.commit()).await {
-                    Ok(()) => Fast::Committed(committed),
+                    Ok(()) => Ok(Fast::Committed(committed)),
                     Err(error) => return Err(in_commit(error, committed)),
                 }
             }
-            Ok(None) => {
-                in_time(ATTEMPT_MAX, appender.connection.roll_back())
-                    .await
-                    .map_err(before)?;
-                Fast::Mistaken
-            }
+            Ok(None) => Ok(Fast::Mistaken),
             // A send was stored before, or another instance stores it right now. Anything else that
             // has this look is told apart by the careful way.
-            Err(error) if sqlx_kind(&error) == FailureKind::Duplicate => {
-                in_time(ATTEMPT_MAX, appender.connection.roll_back())
-                    .await
-                    .map_err(before)?;
-                Fast::Mistaken
-            }
-            Err(error) => {
-                // What the server itself answered leaves a connection that can be used; and a lock that
-                // was waited for in vain is not to be found held by what is being rolled back here.
-                if matches!(error, sqlx::Error::Database(_))
-                    && in_time(ATTEMPT_MAX, appender.connection.roll_back())
-                        .await
-                        .is_ok()
-                {
-                    appender.used = Instant::now();
-                    *kept = Some(appender);
-                }
-                return Err(before(error));
-            }
+            Err(error) if sqlx_kind(&error) == FailureKind::Duplicate => Ok(Fast::Mistaken),
+            Err(error) => Err(error),
         };
-        appender.used = Instant::now();
-        *kept = Some(appender);
-        Ok(fast)
+        // Whatever the server itself answered leaves a connection that can be used; and a lock that was
+        // waited for in vain is not to be found held by what is being rolled back here.
+        let is_usable = match &fast {
+            Ok(Fast::Committed(_)) => true,
+            Ok(Fast::Mistaken) | Err(sqlx::Error::Database(_)) => {
+                let rolled_back = in_time(ATTEMPT_MAX, appender.connection.roll_back());
+                rolled_back.await.is_ok()
+            }
+            Err(_) => false,
+        };
+        if is_usable {
+            appender.used = Instant::now();
+            *kept = Some(appender);
+        }
+        fast.map_err(before)
     }
 
     async fn appender(&self) -> sqlx::Result<Appender> {

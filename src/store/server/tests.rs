@@ -17,6 +17,7 @@ use crate::{
     id::{GroupId, MessageId, Owner, Seq, UserId},
     limits::{DATABASE_PING_MAX, PLACE_PING_INTERVAL},
     store::message::Row,
+    testing::on_each_server,
 };
 
 const SMALL: i64 = 1;
@@ -366,23 +367,6 @@ async fn place_outlives_the_database(engine: Engine) {
         () = restarts => {}
     }
     store.close().await;
-}
-
-macro_rules! on_each_server {
-    ($($name:ident),+ $(,)?) => {
-        mod mysql {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(test_servers::Engine::Mysql).await;
-            })+
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(test_servers::Engine::Postgres).await;
-            })+
-        }
-    };
 }
 
 on_each_server!(

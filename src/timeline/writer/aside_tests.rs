@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::{
     error::Code,
     limits::{BATCH_DEADLINE, LOCK_TIMEOUT},
-    testing::{self, Timelines, done, send},
+    testing::{self, Timelines, done, on_each_server, send},
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -86,23 +86,6 @@ async fn send_that_waits_for_a_lock_too_long_is_answered(engine: Engine) {
         .await
         .unwrap();
     assert_eq!(retried.seq.get(), 2);
-}
-
-macro_rules! on_each_server {
-    ($($name:ident),+ $(,)?) => {
-        mod mysql {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(test_servers::Engine::Mysql).await;
-            })+
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(test_servers::Engine::Postgres).await;
-            })+
-        }
-    };
 }
 
 on_each_server!(

@@ -246,3 +246,17 @@ fn reason(ended: std::result::Result<Outcome<()>, tokio::task::JoinError>) -> Re
         Ok(Ok(())) | Err(_) => RedisError::new(ErrorKind::IO, "the connection was closed"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_that_is_none_is_refused_without_telling_it() {
+        for url in ["redis://:hunter2@", "redis-sentinel://:hunter2@h:1"] {
+            let error = parse(url).expect_err(url).to_string();
+            assert!(error.starts_with("redis.url: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -355,3 +355,6 @@ impl Publisher {
         [Value::Bytes(name), Value::Bytes(out.split().freeze())]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! A Redis that dies, hangs, forgets, or is too fast.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_was_killed_or_flushed_is_used_again_and_the_loss_reported() {
+    let mut redis = RedisServer::start().await;
+    let (a, b) = (
+        Node::connected(&redis.url(), 1).await,
+        Node::connected(&redis.url(), 2).await,
+    );
+    let mut session = b.follow(user(1)).await;
+    a.publish(user(1), 1);
+    session.until_given(1).await;
+    assert_eq!(redis.ask("FLUSHALL").await, "+OK\r\n");
+    a.publish(user(1), 2);
+    session.until_given(2).await;
+
+    redis.down();
+    let dropped = a.metrics.bridge.publish_dropped.get();
+    until("what is published is dropped", || {
+        a.publish(user(1), 3);
+        a.metrics.bridge.publish_dropped.get() > dropped
+    })
+    .await;
+    // Nobody waits for a Redis that is away.
+    let other = tokio::time::timeout(Duration::from_secs(5), b.follow(user(2)));
+    let mut other = other.await.expect("it is away, and known to be");
+    let reported = b.metrics.bridge.discontinuities.get();
+    assert!(redis.up().await);
+    until("the loss is reported", || {
+        b.metrics.bridge.discontinuities.get() > reported
+    })
+    .await;
+    a.connects().await;
+    a.publish(user(2), 1);
+    other.until_given(1).await;
+    session.lease.advance_to(Seq(3));
+    session.position.seq = Seq(3);
+    a.publish(user(1), 4);
+    session.until_given(3).await;
+    assert!(b.metrics.bridge.reconnects.get() >= 1);
+    a.stop().await;
+    b.stop().await;
+}
+
+/// Half-open connections and a server that hangs look the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_does_not_answer_is_noticed_and_given_up() {
+    let redis = RedisServer::start().await;
+    let (to_a, to_b) = (Proxy::before(&redis).await, Proxy::before(&redis).await);
+    let (a, b) = (
+        Node::connected(&to_a.url(), 1).await,
+        Node::connected(&to_b.url(), 2).await,
+    );
+    let mut session = b.follow(user(1)).await;
+    let reported = b.metrics.bridge.discontinuities.get();
+    to_a.swallow();
+    let begun = std::time::Instant::now();
+    a.publish(user(1), 1);
+    until("the publishing is given up", || {
+        a.metrics.bridge.publish_dropped.get() > 0
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    to_a.pass();
+    until("the loss is told", || {
+        b.metrics.bridge.discontinuities.get() > reported
+    })
+    .await;
+
+    let (reconnects, connections) = (b.metrics.bridge.reconnects.get(), to_b.connections());
+    to_b.swallow();
+    // It notices by itself, without anybody who does anything.
+    until("it tries anew", || to_b.connections() > connections).await;
+    to_b.pass();
+    until("it connects again", || {
+        b.metrics.bridge.reconnects.get() > reconnects
+    })
+    .await;
+    until("that is reported", || {
+        b.metrics.bridge.discontinuities.get() > reported + 1
+    })
+    .await;
+    a.connects().await;
+    session.lease.advance_to(Seq(1));
+    session.position.seq = Seq(1);
+    a.publish(user(1), 2);
+    session.until_given(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_redis_holds_nobody_up_and_is_used_again() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (
+        Node::connected(&redis.url(), 1).await,
+        Node::connected(&redis.url(), 2).await,
+    );
+    redis.freeze();
+    let begun = std::time::Instant::now();
+    drop(b.follow(user(1)).await);
+    for seq in 1..=10_000 {
+        a.publish(user(1), seq);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    until("the publishing is given up", || {
+        a.metrics.bridge.publish_dropped.get() > 0
+    })
+    .await;
+    let reported = b.metrics.bridge.discontinuities.get();
+    redis.thaw();
+    until("it is back", || {
+        b.metrics.bridge.discontinuities.get() > reported
+    })
+    .await;
+    a.connects().await;
+    let mut session = b.follow(user(2)).await;
+    a.publish(user(2), 1);
+    session.until_given(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_came_too_fast_are_reported() {
+    let redis = RedisServer::start().await;
+    let a = Node::connected(&redis.url(), 1).await;
+    let (hold, held) = std::sync::mpsc::sync_channel::<()>(0);
+    let (entered, enters) = std::sync::mpsc::sync_channel::<()>(BRIDGE_INBOX_MAX);
+    let b = Node::with(&redis.url(), 2, move || {
+        // Until the test lets go of it.
+        let _ = entered.try_send(());
+        let _ = held.recv();
+    });
+    // The first discontinuity is being taken.
+    tokio::task::block_in_place(|| enters.recv().unwrap());
+    let published = a.metrics.bridge.published.get();
+    let count = 2 * BRIDGE_INBOX_MAX as u64;
+    for user in 0..count {
+        a.router.tell(News::Profile(UserId(user as i64)));
+    }
+    until("all are published", || {
+        a.metrics.bridge.published.get() >= published + count
+    })
+    .await;
+    // Redis gives them to b's client in its own time; the last one is waited for.
+    let reported = b.metrics.bridge.discontinuities.get();
+    drop(hold);
+    until("the loss is reported", || {
+        a.router.tell(News::Profile(UserId(-1)));
+        b.metrics.bridge.discontinuities.get() > reported
+    })
+    .await;
+    until("it goes on", || {
+        let news = b.news.lock().unwrap();
+        news.contains(&News::Profile(UserId(-1)))
+    })
+    .await;
+}
+
+/// Redis hangs: what waits to be published cannot be, and the acks of devices come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_waits_only_a_moment_for_a_redis_that_hangs() {
+    let redis = RedisServer::start().await;
+    let a = Node::connected(&redis.url(), 1).await;
+    redis.freeze();
+    for seq in 1..=10_000 {
+        a.publish(user(1), seq);
+    }
+    let begun = std::time::Instant::now();
+    a.stop().await;
+    assert!(begun.elapsed() < 2 * crate::limits::BRIDGE_STOP_MAX);
+    redis.thaw();
+}
