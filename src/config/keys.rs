@@ -26,6 +26,10 @@ pub(super) enum Rule {
     Address,
     /// A list of IP addresses and networks.
     Networks,
+    /// A list of origins, or of `*`.
+    Origins,
+    /// A list of some of these words.
+    SomeOf(&'static [&'static str]),
     /// A whole number from 1 on.
     Positive,
     /// `true` or `false`.
@@ -45,6 +49,13 @@ pub(super) enum Rule {
 }
 
 pub(super) const HTTP: &[&str] = &["http", "https"];
+/// What a business server may be told.
+const EVENTS: &[&str] = &[
+    "message.sent",
+    "message.undelivered",
+    "user.online",
+    "user.offline",
+];
 const SQL: &[&str] = &["sqlite", "mysql", "postgres", "postgresql"];
 const REDIS: &[&str] = &[
     "redis",
@@ -73,8 +84,21 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("redis", "url", Rule::UrlOrEmpty(REDIS)),
     key("redis", "prefix", Rule::Text),
-    key("users", "provider", Rule::OneOf(&["builtin", "remote"])),
+    key("http", "allowed_origins", Rule::Origins),
+    key(
+        "users",
+        "provider",
+        Rule::OneOf(&["builtin", "remote", "jwt"]),
+    ),
     key("users", "endpoint", Rule::UrlOrEmpty(HTTP)),
+    key("users", "auth_cache_s", Rule::Positive),
+    key("users", "profile_cache_s", Rule::Positive),
+    key("jwt", "secret", Rule::Text),
+    key("jwt", "public_key", Rule::Text),
+    key("jwt", "jwks_url", Rule::UrlOrEmpty(HTTP)),
+    key("jwt", "issuer", Rule::Text),
+    key("jwt", "audience", Rule::Text),
+    key("jwt", "device_claim", Rule::Text),
     key("sign_in", "code_sender", Rule::OneOf(&["log", "webhook"])),
     key("sign_in", "webhook_url", Rule::UrlOrEmpty(HTTP)),
     key("sign_in", "test_code", Rule::Text),
@@ -89,14 +113,32 @@ pub(super) const KEYS: &[Key] = &[
     key("groups", "large_members_max", Rule::Positive),
     key("groups", "large_groups_per_user_max", Rule::Positive),
     key("messages", "require_friendship", Rule::Bool),
+    key("before_send", "url", Rule::UrlOrEmpty(HTTP)),
+    key("before_send", "timeout_ms", Rule::Positive),
+    key("before_send", "on_failure", Rule::OneOf(&["allow", "deny"])),
+    key("webhooks", "url", Rule::UrlOrEmpty(HTTP)),
+    key("webhooks", "secret", Rule::Text),
+    key("webhooks", "events", Rule::SomeOf(EVENTS)),
+    key("webhooks", "timeout_s", Rule::Positive),
+    key("webhooks", "retry_for_h", Rule::Positive),
+    key("webhooks", "undelivered_after_s", Rule::Positive),
     key("devices", "per_user_max", Rule::Positive),
     key("files", "storage", Rule::Storage),
     key("files", "public_url", Rule::Url(HTTP)),
     key("files", "size_max_mib", Rule::Positive),
+    key("files", "uploads_per_min", Rule::Positive),
+    key("files", "uploads_burst", Rule::Positive),
+    key("files", "s3_endpoint", Rule::UrlOrEmpty(HTTP)),
+    key("files", "s3_region", Rule::Text),
+    key("files", "s3_access_key_id", Rule::Text),
+    key("files", "s3_secret_access_key", Rule::Text),
     key("delivery", "reconcile_interval_s", Rule::Positive),
     key("delivery", "drain_timeout_s", Rule::Positive),
     key("log", "format", Rule::OneOf(&["text", "json"])),
     key("log", "level", Rule::LogFilter),
+    key("tracing", "otlp_endpoint", Rule::UrlOrEmpty(HTTP)),
+    key("tracing", "service_name", Rule::Text),
+    key("tracing", "sample_percent", Rule::Positive),
 ];
 
 const fn key(section: &'static str, name: &'static str, rule: Rule) -> Key {
@@ -151,7 +193,9 @@ impl Rule {
             Self::Bool => text
                 .parse::<bool>()
                 .map_or_else(|_| Value::from(text), Value::from),
-            Self::Networks => list(&text).unwrap_or_else(|| Value::from(text)),
+            Self::Networks | Self::Origins | Self::SomeOf(_) => {
+                list(&text).unwrap_or_else(|| Value::from(text))
+            }
             _ => Value::from(text),
         }
     }
@@ -168,8 +212,11 @@ impl Rule {
             let is_bool = value.to_bool().is_some();
             return is_bool.then_some(()).ok_or_else(|| shown(value));
         }
-        if let Self::Networks = self {
-            return check_networks(value);
+        match self {
+            Self::Networks => return check_list(value, |item| item.parse::<Network>().is_ok()),
+            Self::Origins => return check_list(value, is_origin),
+            Self::SomeOf(words) => return check_list(value, |item| words.contains(&item)),
+            _ => {}
         }
         let Some(text) = value.as_str() else {
             return Err(kind(value).to_owned());
@@ -179,7 +226,12 @@ impl Rule {
 
     fn check_text(&self, text: &str) -> Result<(), String> {
         match self {
-            Self::Positive | Self::Bool | Self::Networks | Self::Text => Ok(()),
+            Self::Positive
+            | Self::Bool
+            | Self::Networks
+            | Self::Origins
+            | Self::SomeOf(_)
+            | Self::Text => Ok(()),
             Self::Address => accept(text.parse::<SocketAddr>().is_ok(), text),
             Self::OneOf(words) => accept(words.contains(&text), text),
             Self::UrlOrEmpty(_) if text.is_empty() => Ok(()),
@@ -204,13 +256,13 @@ impl Rule {
             Self::Networks => "a list of IP addresses and networks, like [\"10.0.0.7\", \
                                \"10.1.0.0/16\", \"fd00::/8\"]"
                 .to_owned(),
+            Self::Origins => "a list of origins, like [\"https://chat.example.com\", \
+                              \"http://localhost:3000\"], or [\"*\"]"
+                .to_owned(),
+            Self::SomeOf(words) => format!("a list of some of {}", quoted(words, ", ")),
             Self::Positive => format!("a whole number from 1 to {}", i64::MAX),
             Self::Bool => "true or false".to_owned(),
-            Self::OneOf(words) => words
-                .iter()
-                .map(|word| format!("{word:?}"))
-                .collect::<Vec<_>>()
-                .join(" or "),
+            Self::OneOf(words) => quoted(words, " or "),
             Self::Text => "text in quotes".to_owned(),
             Self::Url(schemes) => format!("a URL that begins with {}", prefixes(schemes)),
             Self::UrlOrEmpty(schemes) => {
@@ -244,15 +296,31 @@ fn list(text: &str) -> Option<Value> {
     Some(Value::from(items))
 }
 
-fn check_networks(value: &Value) -> Result<(), String> {
+fn check_list(value: &Value, is_allowed: impl Fn(&str) -> bool) -> Result<(), String> {
     let Some(items) = value.as_array() else {
         return Err(shown(value));
     };
-    let is_network = |item: &Value| item.as_str().is_some_and(|s| s.parse::<Network>().is_ok());
-    match items.iter().find(|item| !is_network(item)) {
+    let is_refused = |item: &&Value| !item.as_str().is_some_and(&is_allowed);
+    match items.iter().find(is_refused) {
         Some(item) => Err(shown(item)),
         None => Ok(()),
     }
+}
+
+/// As browsers write it in the header `Origin`: a scheme, a host and a port that is not the scheme's
+/// own, and no path. RFC 6454, section 6.1.
+fn is_origin(text: &str) -> bool {
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    let host = url::split(text).map(|(_, host)| host);
+    text == "*"
+        || is_lower
+            && host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@']))
+            && http::HeaderValue::from_str(text).is_ok()
+}
+
+fn quoted(words: &[&str], between: &str) -> String {
+    let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    words.join(between)
 }
 
 /// Checks a URL without ever showing more of it than its scheme.

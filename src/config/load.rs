@@ -334,6 +334,9 @@ fn check_relations(config: &Config, figment: &Figment) -> Result<(), Invalid> {
             &Rule::Url(HTTP).allowed(),
         ));
     }
+    if config.users.provider == UserProvider::Jwt {
+        check_jwt_keys(config, figment)?;
+    }
     if config.sign_in.code_sender == CodeSender::Webhook && config.sign_in.webhook_url.is_empty() {
         return Err(refuse(
             source_of(figment, ["sign_in.webhook_url", "sign_in.code_sender"]),
@@ -343,6 +346,21 @@ fn check_relations(config: &Config, figment: &Figment) -> Result<(), Invalid> {
         ));
     }
     Ok(())
+}
+
+fn check_jwt_keys(config: &Config, figment: &Figment) -> Result<(), Invalid> {
+    let jwt = &config.jwt;
+    let sources = [&jwt.secret, &jwt.public_key, &jwt.jwks_url];
+    let set = sources.iter().filter(|source| !source.is_empty()).count();
+    if set == 1 {
+        return Ok(());
+    }
+    Err(refuse(
+        source_of(figment, ["jwt.secret", "users.provider"]),
+        "jwt.secret, jwt.public_key, jwt.jwks_url",
+        &format!("{set} of them set where users.provider is \"jwt\""),
+        "exactly one of them",
+    ))
 }
 
 /// Who set the first of these keys that is not as built in.

@@ -54,13 +54,43 @@ fn words_that_are_allowed_are_understood() {
             continue;
         };
         for word in words {
-            let text = format!(
-                "{} = {word:?}\nusers.endpoint = \"http://h:1\"\nsign_in.webhook_url = \"http://h\"",
-                key.path()
-            );
+            let others = "users.endpoint = \"http://h:1\"\nsign_in.webhook_url = \"http://h\"\n\
+                          jwt.secret = \"s\"";
+            let text = format!("{} = {word:?}\n{others}", key.path());
             load_text(&text, &[]).expect(&text);
         }
     }
+}
+
+#[test]
+fn origins_are_written_as_browsers_send_them() {
+    let loaded = load_text(
+        "http.allowed_origins = [\"https://a.example.com\", \"http://localhost:3000\", \"*\"]",
+        &[],
+    );
+    assert_eq!(loaded.expect("valid").config.http.allowed_origins.len(), 3);
+    for (found, file) in [
+        ("https://a.example.com/", "[\"https://a.example.com/\"]"),
+        ("https://A.example.com", "[\"https://A.example.com\"]"),
+        ("a.example.com", "[\"a.example.com\"]"),
+    ] {
+        let message = refusal(&format!("http.allowed_origins = {file}"));
+        let expected = format!("http.allowed_origins: found {found:?}, allowed: a list of origins");
+        assert!(message.contains(&expected), "{message}");
+    }
+    let message = refusal("webhooks.events = [\"message.read\"]");
+    assert!(
+        message.contains("found \"message.read\", allowed: a list of some of"),
+        "{message}"
+    );
+}
+
+#[test]
+fn tokens_are_checked_with_exactly_one_kind_of_key() {
+    let jwt = "users.provider = \"jwt\"\njwt.secret = \"s\"";
+    load_text(jwt, &[]).expect("valid");
+    let message = refusal(&format!("{jwt}\njwt.public_key = \"key.pem\""));
+    assert!(message.contains("found 2 of them"), "{message}");
 }
 
 #[test]

@@ -19,8 +19,12 @@ pub struct Config {
     pub database: Database,
     /// The Redis that joins instances.
     pub redis: Redis,
+    /// The HTTP listener.
+    pub http: Http,
     /// Where accounts live.
     pub users: Users,
+    /// Tokens that the business signs.
+    pub jwt: Jwt,
     /// Signing in with codes and tokens.
     pub sign_in: SignIn,
     /// The internal gRPC listener.
@@ -31,6 +35,10 @@ pub struct Config {
     pub groups: Groups,
     /// What may be sent.
     pub messages: Messages,
+    /// What is asked before a message is taken.
+    pub before_send: BeforeSend,
+    /// What a business server is told.
+    pub webhooks: Webhooks,
     /// Bounds of devices.
     pub devices: Devices,
     /// Uploaded files.
@@ -39,6 +47,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// Logging.
     pub log: Log,
+    /// Spans for a collector.
+    pub tracing: Tracing,
 }
 
 /// `[listen]`: one address per listener, port 0 takes a free one; and whose word is taken for where a
@@ -94,14 +104,44 @@ pub struct Redis {
     pub prefix: String,
 }
 
+/// `[http]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Origins of the pages that browsers may use this server from; `*`: of all.
+    pub allowed_origins: Vec<String>,
+}
+
 /// `[users]`
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Users {
     /// Whose accounts they are.
     pub provider: UserProvider,
-    /// Remote: the business server's `UserInt`.
+    /// The business server's `UserInt`: remote needs it, jwt may have it for profiles.
     pub endpoint: String,
+    /// Remote: seconds for which a token that the business server accepted counts.
+    pub auth_cache_s: u64,
+    /// Remote and jwt: seconds for which a profile is remembered.
+    pub profile_cache_s: u64,
+}
+
+/// `[jwt]`: exactly one of the three sources of keys.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// HMAC: the shared secret.
+    pub secret: String,
+    /// RSA, EC, Ed25519: the file of the public key, PEM.
+    pub public_key: String,
+    /// Where a JSON Web Key Set is published.
+    pub jwks_url: String,
+    /// When set, what `iss` must be.
+    pub issuer: String,
+    /// When set, what `aud` must be or contain.
+    pub audience: String,
+    /// The claim that names the device, where a token is for one device only.
+    pub device_claim: String,
 }
 
 /// Where accounts live.
@@ -112,6 +152,8 @@ pub enum UserProvider {
     Builtin,
     /// At a business server that implements `UserInt`.
     Remote,
+    /// Wherever the business has them: it signs tokens that this server can check by itself.
+    Jwt,
 }
 
 /// `[sign_in]`
@@ -182,6 +224,46 @@ pub struct Messages {
     pub require_friendship: bool,
 }
 
+/// `[before_send]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeforeSend {
+    /// What is asked about each message of a user; empty: nobody.
+    pub url: String,
+    /// Milliseconds to wait for the answer.
+    pub timeout_ms: u64,
+    /// What becomes of a message about which there was no answer.
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a message when the hook does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// It is sent as it is.
+    Allow,
+    /// It is refused.
+    Deny,
+}
+
+/// `[webhooks]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhooks {
+    /// What events are posted to; empty: nothing.
+    pub url: String,
+    /// What bodies are signed with.
+    pub secret: String,
+    /// Which events.
+    pub events: Vec<String>,
+    /// Seconds to wait for an answer.
+    pub timeout_s: u64,
+    /// Hours for which an event is tried again.
+    pub retry_for_h: u64,
+    /// Seconds until a message that no device has acknowledged is told to be undelivered.
+    pub undelivered_after_s: u64,
+}
+
 /// `[devices]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -191,7 +273,7 @@ pub struct Devices {
 }
 
 /// `[files]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// A folder, or `s3://bucket/prefix`.
@@ -200,6 +282,18 @@ pub struct Files {
     pub public_url: String,
     /// Largest upload.
     pub size_max_mib: u64,
+    /// Uploads of one user in a minute.
+    pub uploads_per_min: u64,
+    /// Uploads of one user at once.
+    pub uploads_burst: u64,
+    /// S3: where it is, when not at Amazon.
+    pub s3_endpoint: String,
+    /// S3: its region.
+    pub s3_region: String,
+    /// S3: who this server is there.
+    pub s3_access_key_id: String,
+    /// S3: how it proves that.
+    pub s3_secret_access_key: String,
 }
 
 /// `[delivery]`
@@ -220,6 +314,18 @@ pub struct Log {
     pub format: LogFormat,
     /// Least important level that is written, or a `tracing` filter (`im=debug,info`).
     pub level: String,
+}
+
+/// `[tracing]`
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// Where spans are sent by OTLP over gRPC; empty: nowhere.
+    pub otlp_endpoint: String,
+    /// What they say they are from.
+    pub service_name: String,
+    /// Of how many traces in a hundred that begin here, spans are sent.
+    pub sample_percent: u64,
 }
 
 /// How a log line looks.
@@ -256,6 +362,70 @@ impl fmt::Debug for Users {
         f.debug_struct("Users")
             .field("provider", &self.provider)
             .field("endpoint", &without_secrets(&self.endpoint))
+            .field("auth_cache_s", &self.auth_cache_s)
+            .field("profile_cache_s", &self.profile_cache_s)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Jwt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jwt")
+            .field("secret", &Secret(&self.secret))
+            .field("public_key", &self.public_key)
+            .field("jwks_url", &without_secrets(&self.jwks_url))
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .field("device_claim", &self.device_claim)
+            .finish()
+    }
+}
+
+impl fmt::Debug for BeforeSend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeforeSend")
+            .field("url", &without_secrets(&self.url))
+            .field("timeout_ms", &self.timeout_ms)
+            .field("on_failure", &self.on_failure)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhooks")
+            .field("url", &without_secrets(&self.url))
+            .field("secret", &Secret(&self.secret))
+            .field("events", &self.events)
+            .field("timeout_s", &self.timeout_s)
+            .field("retry_for_h", &self.retry_for_h)
+            .field("undelivered_after_s", &self.undelivered_after_s)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files")
+            .field("storage", &self.storage)
+            .field("public_url", &self.public_url)
+            .field("size_max_mib", &self.size_max_mib)
+            .field("uploads_per_min", &self.uploads_per_min)
+            .field("uploads_burst", &self.uploads_burst)
+            .field("s3_endpoint", &without_secrets(&self.s3_endpoint))
+            .field("s3_region", &self.s3_region)
+            .field("s3_access_key_id", &Secret(&self.s3_access_key_id))
+            .field("s3_secret_access_key", &Secret(&self.s3_secret_access_key))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Tracing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracing")
+            .field("otlp_endpoint", &without_secrets(&self.otlp_endpoint))
+            .field("service_name", &self.service_name)
+            .field("sample_percent", &self.sample_percent)
             .finish()
     }
 }

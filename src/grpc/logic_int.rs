@@ -13,9 +13,10 @@ use crate::{
     pb::{
         GetDeviceReq, GetDeviceResp, IntSendMessageReq, IntSignOutReq, IntSignOutResp,
         PushToAllReq, PushToAllResp, PushToRoomReq, PushToRoomResp, PushToUsersReq,
-        PushToUsersResp, SendMessageResp, logic_int_server::LogicInt,
+        PushToUsersResp, SendMessageResp, UserChangedReq, UserChangedResp,
+        logic_int_server::LogicInt,
     },
-    user::Accounts,
+    user::{Accounts, Directory},
 };
 
 /// Answers `LogicInt`.
@@ -23,6 +24,7 @@ use crate::{
 pub(super) struct Service {
     pub(super) accounts: Arc<Accounts>,
     pub(super) devices: Devices,
+    pub(super) directory: Arc<Directory>,
     pub(super) presence: Arc<Presence>,
     pub(super) messages: Arc<Messages>,
 }
@@ -84,5 +86,14 @@ impl LogicInt for Service {
         let (user, device) = (UserId(request.user_id), DeviceId(request.device_id));
         self.accounts.sign_out_as_business(user, device).await?;
         Ok(Response::new(IntSignOutResp {}))
+    }
+
+    async fn user_changed(
+        &self,
+        request: Request<UserChangedReq>,
+    ) -> Result<Response<UserChangedResp>, Status> {
+        let user = UserId(request.into_inner().user_id);
+        self.directory.changed(user);
+        Ok(Response::new(UserChangedResp {}))
     }
 }

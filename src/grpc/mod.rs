@@ -22,7 +22,7 @@ use crate::{
         self, logic_ext_server::LogicExtServer, logic_int_server::LogicIntServer,
         user_ext_server::UserExtServer,
     },
-    user::Accounts,
+    user::{Accounts, Directory},
 };
 
 mod caller;
@@ -65,6 +65,8 @@ pub struct Internal {
     pub accounts: Arc<Accounts>,
     /// The devices behind `LogicInt.GetDevice`.
     pub devices: Devices,
+    /// The users that `LogicInt.UserChanged` tells of.
+    pub directory: Arc<Directory>,
     /// Who is online.
     pub presence: Arc<Presence>,
     /// Takes in what a business server sends and pushes.
@@ -147,6 +149,7 @@ pub async fn internal(parts: Internal) -> Result<Services> {
     let logic = LogicIntServer::new(logic_int::Service {
         accounts: parts.accounts,
         devices: parts.devices,
+        directory: parts.directory,
         presence: parts.presence,
         messages: parts.messages,
     });

@@ -65,6 +65,7 @@ async fn internal(world: &World, token: &str) -> Channel {
     let services = super::internal(Internal {
         accounts: world.accounts.clone(),
         devices: world.devices.clone(),
+        directory: world.directory.clone(),
         presence: world.sending.presence.clone(),
         messages: world.messages.clone(),
         token: token.into(),

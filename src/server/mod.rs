@@ -248,6 +248,7 @@ impl Server {
         let internal = grpc::internal(grpc::Internal {
             accounts,
             devices,
+            directory,
             presence,
             messages,
             token: config.internal.token.clone(),

@@ -80,6 +80,12 @@ impl Directory {
         Ok(found)
     }
 
+    /// Forgets the profile of a user, which has changed where he is kept, and tells the others.
+    pub fn changed(&self, user: UserId) {
+        self.profiles.invalidate(user);
+        self.router.tell(News::Profile(user));
+    }
+
     /// Forgets the profile of a user, which another instance has changed.
     pub fn outdated(&self, user: UserId) {
         self.profiles.invalidate(user);
