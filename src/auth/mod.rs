@@ -21,6 +21,7 @@ use crate::{
 
 pub mod attempts;
 pub mod credentials;
+pub mod jwt;
 pub mod password;
 pub mod sign_in;
 mod sweep;

@@ -14,7 +14,7 @@ mod url;
 pub use load::{Invalid, Loaded, Origin, load};
 pub use networks::{Network, Networks};
 pub use types::{
-    CodeSender, Config, Database, Delivery, Devices, Files, Groups, Internal, Listen, Log,
+    CodeSender, Config, Database, Delivery, Devices, Files, Groups, Internal, Jwt, Listen, Log,
     LogFormat, Redis, Session, SignIn, SqliteSynchronous, UserProvider, Users,
 };
 pub use url::without_secrets;
