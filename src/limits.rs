@@ -342,6 +342,8 @@ pub const OPEN_FILES_LOW: u64 = 65_536;
 /// How long stuck blocking work may hold the process once everything else has ended.
 pub const RUNTIME_LINGER_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of a token that the business issues.
+pub const FOREIGN_TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Authorizations kept in memory.
 pub const CREDENTIALS_CACHED_MAX: u64 = 100_000;
 /// Profiles kept in memory.

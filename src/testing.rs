@@ -102,6 +102,7 @@ impl World {
         };
         let router = lonely_router();
         let authenticator = auth::Options {
+            issuer: auth::Issuer::Own,
             store: store.clone(),
             registry: Arc::clone(&registry),
             router: Arc::clone(&router),

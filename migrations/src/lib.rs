@@ -23,6 +23,7 @@ mod m20261123_000012_group;
 mod m20261123_000013_group_member;
 mod m20261123_000014_group_member_user;
 mod m20261123_000015_group_member_type;
+mod m20261123_000018_sign_out;
 
 /// All migrations in their order.
 pub struct Migrator;
@@ -46,6 +47,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000013_group_member::Migration),
             Box::new(m20261123_000014_group_member_user::Migration),
             Box::new(m20261123_000015_group_member_type::Migration),
+            Box::new(m20261123_000018_sign_out::Migration),
         ]
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     store::entity::auth_token,
 };
 
-/// A token that is stored for a device.
+/// A token that holds, or did when it was looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// Whom the token signs in.
@@ -18,6 +18,9 @@ pub struct Credential {
     pub token_hash: [u8; 32],
     /// When the token expires, in unix milliseconds.
     pub expires_at: i64,
+    /// How many sign-outs were known when the business vouched for the token; 0 for one of this
+    /// server's own.
+    pub sign_outs: i64,
 }
 
 /// What a caller claims: a user, a device, and the hash of the token that is to prove it.
@@ -52,6 +55,7 @@ impl TryFrom<auth_token::Model> for Credential {
                 .try_into()
                 .map_err(|_| Error::internal("a stored token hash has not 32 bytes"))?,
             expires_at: row.expires_at,
+            sign_outs: 0,
         })
     }
 }

@@ -1,9 +1,14 @@
 //! Who is who: tokens that sign devices in, their revocation, passwords, and the bounds on wrong
 //! attempts. How a token is earned (codes, passwords, accounts) is `user`'s matter.
 //!
+//! Tokens are this server's own and stand in the database, or the business's, which vouches for them
+//! ([`Issuer`]). Of the latter, the one that a device's session signed in with stands in the database
+//! too, so that sessions are compared with it and ended the same way.
+//!
 //! Invariant (I8): once a revocation is answered, its token is refused here, and sessions that
 //! signed in with it have been told to end; other instances are told, and compare their sessions
-//! with the database.
+//! with the database. What the business vouched for before a sign-out signs nobody in after it
+//! (`store::sign_out`).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,27 +16,33 @@ use crate::{
     cache::Cache,
     clock::Clock,
     config,
-    delivery::{bridge::News, handle::Eviction, registry::Registry, router::Router},
+    delivery::{bridge::News, handle::Handle, registry::Registry, router::Router},
     error::{Error, Result},
     id::{DeviceId, UserId},
     lifecycle::Tasks,
     limits::CREDENTIALS_CACHED_MAX,
-    store::{self, Committed, Conn, Store, Tx, entity::auth_token, within_deadline},
+    store::{self, Conn, Store, entity::auth_token, within_deadline},
 };
 
 pub mod attempts;
 pub mod credentials;
+pub mod issuer;
 pub mod jwt;
 pub mod password;
+mod renewal;
+mod revocation;
 pub mod sign_in;
 mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod token;
+mod versions;
 
 pub use credentials::{Claim, Credential};
+pub use issuer::Issuer;
 pub use sign_in::SignIns;
 pub use sweep::{Doubts, Sweep};
+use versions::Versions;
 
 /// Checks, issues and revokes tokens.
 #[derive(Debug)]
@@ -39,6 +50,7 @@ pub struct Authenticator {
     store: Store,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
+    issuer: Issuer,
     live: Arc<Live>,
     token_ttl_ms: i64,
     devices_per_user_max: u64,
@@ -47,7 +59,9 @@ pub struct Authenticator {
 /// What [`Authenticator`] works with.
 #[derive(Debug)]
 pub struct Options {
-    /// Where the tokens are.
+    /// Whose the tokens are.
+    pub issuer: Issuer,
+    /// Where they are.
     pub store: Store,
     /// Whose sessions end with their tokens.
     pub registry: Arc<Registry>,
@@ -59,17 +73,26 @@ pub struct Options {
     pub tasks: Tasks,
     /// Whose sessions are to be compared with the database.
     pub doubts: Arc<Doubts>,
-    /// How long a token that was checked counts without asking the database.
+    /// How long a token that was checked counts without asking the database or the business.
     pub cache_ttl: Duration,
 }
 
 /// What a revocation must reach besides the database.
 #[derive(Debug)]
 struct Live {
-    credentials: Cache<DeviceId, Credential>,
+    credentials: Cache<DeviceId, Remembered>,
+    versions: Versions,
     registry: Arc<Registry>,
     router: Arc<Router>,
     doubts: Arc<Doubts>,
+}
+
+/// A credential that was looked up.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    credential: Credential,
+    /// Of its user, from before he was asked about.
+    version: u64,
 }
 
 /// A token that is stored, in a transaction that is still open.
@@ -86,6 +109,7 @@ impl Authenticator {
     #[must_use]
     pub fn new(options: Options, sign_in: &config::SignIn, devices: &config::Devices) -> Self {
         let Options {
+            issuer,
             store,
             registry,
             router,
@@ -99,8 +123,10 @@ impl Authenticator {
             store,
             clock,
             tasks,
+            issuer,
             live: Arc::new(Live {
                 credentials: Cache::new(CREDENTIALS_CACHED_MAX, cache_ttl),
+                versions: Versions::default(),
                 registry,
                 router,
                 doubts,
@@ -110,26 +136,35 @@ impl Authenticator {
         }
     }
 
+    /// What a caller claims who shows `token`; `None` when it cannot be right.
+    #[must_use]
+    pub fn claim(&self, user: UserId, device: DeviceId, token: &str) -> Option<Claim> {
+        let token_hash = self.issuer.hash(token)?;
+        let claim = Claim {
+            user,
+            device,
+            token_hash,
+        };
+        (user.get() > 0 && device.get() > 0).then_some(claim)
+    }
+
     /// Checks that `token` signs `user` in on `device`.
     ///
     /// # Errors
     /// [`Code::SignInAgain`](crate::error::Code::SignInAgain) when it does not,
-    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
+    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database or the business does not
+    /// answer.
     pub async fn authorize(
         &self,
         user: UserId,
         device: DeviceId,
         token: &str,
     ) -> Result<Credential> {
-        let token_hash = token::hash(token).ok_or_else(Error::sign_in_again)?;
-        let claim = Claim {
-            user,
-            device,
-            token_hash,
-        };
+        let claim = self.claim(user, device, token);
+        let claim = claim.ok_or_else(Error::sign_in_again)?;
         match self.cached(&claim) {
             Some(credential) => Ok(credential),
-            None => self.look_up(&claim).await,
+            None => self.look_up(&claim, token).await,
         }
     }
 
@@ -137,29 +172,85 @@ impl Authenticator {
     /// instance may have given the device a new token.
     #[must_use]
     pub fn cached(&self, claim: &Claim) -> Option<Credential> {
-        let credential = self.live.credentials.get(claim.device)?;
-        credential
-            .proves(claim, self.clock.now_ms())
-            .then_some(credential)
+        let remembered = self.live.credentials.get(claim.device)?;
+        let counts = remembered.version == self.live.versions.of(claim.user)
+            && remembered.credential.proves(claim, self.clock.now_ms());
+        counts.then_some(remembered.credential)
     }
 
-    /// The credential that proves `claim`, from the database.
+    /// The credential that proves `claim`, from the database or from who vouches for `token`.
     ///
     /// # Errors
     /// As [`Self::authorize`].
-    pub async fn look_up(&self, claim: &Claim) -> Result<Credential> {
+    pub async fn look_up(&self, claim: &Claim, token: &str) -> Result<Credential> {
+        let version = self.live.versions.of(claim.user);
         let load = self.live.credentials.load(claim.device);
-        let row = store::auth_token::by_device(self.store.reader(), claim.device);
-        let row = within_deadline(row)
-            .await?
-            .ok_or_else(Error::sign_in_again)?;
-        let credential = Credential::try_from(row)?;
-        load.keep(credential);
+        let credential = if self.issuer.is_own() {
+            let row = store::auth_token::by_device(self.store.reader(), claim.device);
+            let row = within_deadline(row).await?;
+            Credential::try_from(row.ok_or_else(Error::sign_in_again)?)?
+        } else {
+            self.vouched(claim, token).await?
+        };
+        load.keep(Remembered {
+            credential,
+            version,
+        });
         if credential.proves(claim, self.clock.now_ms()) {
             Ok(credential)
         } else {
             Err(Error::sign_in_again())
         }
+    }
+
+    /// What the business said of a claim a moment ago; `None` where it must be asked, or issues no
+    /// tokens.
+    #[must_use]
+    pub fn vouched_before(&self, claim: &Claim) -> Option<Credential> {
+        self.cached(claim).filter(|_| !self.issuer.is_own())
+    }
+
+    /// What the business says of a claim; `None` where it issues no tokens.
+    ///
+    /// # Errors
+    /// As [`Self::authorize`].
+    pub async fn vouch(&self, claim: &Claim, token: &str) -> Result<Option<Credential>> {
+        if self.issuer.is_own() {
+            return Ok(None);
+        }
+        self.look_up(claim, token).await.map(Some)
+    }
+
+    /// What the business says. The sign-outs are read before it is asked: one that comes meanwhile
+    /// is not among them.
+    async fn vouched(&self, claim: &Claim, token: &str) -> Result<Credential> {
+        let Claim { user, device, .. } = *claim;
+        let sessions = [(user, device)];
+        let known = async { Ok(store::sign_out::of(self.store.reader(), &sessions).await?) };
+        let known = within_deadline(known).await?;
+        let now = self.clock.now_ms();
+        let expires_at = self.issuer.vouch(claim, token, &known, now).await?;
+        Ok(Credential {
+            user,
+            token_hash: claim.token_hash,
+            expires_at,
+            sign_outs: known.count(user, device),
+        })
+    }
+
+    /// How long it is until the token of a session expires that the business issued; `None` for one
+    /// that does not, and for this server's own, which the sweep looks after.
+    #[must_use]
+    pub fn time_left(&self, handle: &Handle) -> Option<Duration> {
+        const LONG_MS: i64 = 100 * 365 * 24 * 3_600 * 1_000;
+        if self.issuer.is_own() {
+            return None;
+        }
+        let left = handle
+            .credential()?
+            .expires_at
+            .saturating_sub(self.clock.now_ms());
+        (left < LONG_MS).then(|| Duration::from_millis(left.max(0).unsigned_abs()))
     }
 
     /// Forgets what is remembered of the tokens of devices, which another instance has revoked.
@@ -169,60 +260,16 @@ impl Authenticator {
         }
     }
 
+    /// Forgets what the business said of the tokens of a user.
+    pub fn user_changed(&self, user: UserId) {
+        if !self.issuer.is_own() {
+            self.live.versions.raise(user);
+        }
+    }
+
     /// Forgets all that is remembered: revocations may have been missed.
     pub fn forget(&self) {
         self.live.credentials.forget();
-    }
-
-    /// Revokes the token that `user` has on `device`, if any, and ends the device's sessions.
-    ///
-    /// # Errors
-    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
-    pub async fn revoke_device(&self, user: UserId, device: DeviceId) -> Result<()> {
-        let tx = self.store.begin().await?;
-        let row = within_deadline(store::auth_token::by_device(tx.conn(), device)).await?;
-        if row.is_some_and(|token| token.user_id != user.get()) {
-            return Ok(());
-        }
-        let devices = vec![device];
-        within_deadline(store::auth_token::delete(tx.conn(), user, &devices)).await?;
-        self.commit_revoking(tx, devices).await
-    }
-
-    /// Revokes every token of `user` and ends the sessions of their devices.
-    ///
-    /// # Errors
-    /// As [`Self::revoke_device`].
-    pub async fn revoke_user(&self, user: UserId) -> Result<()> {
-        let tx = self.store.begin().await?;
-        let revoked = within_deadline(self.delete_tokens(tx.conn(), user, None)).await?;
-        self.commit_revoking(tx, revoked).await
-    }
-
-    /// Deletes the tokens of `user`, but for the one on the device `keep`, and returns the devices
-    /// they were for: to be given to [`Self::commit_revoking`] in the same transaction.
-    pub(crate) async fn delete_tokens(
-        &self,
-        conn: &impl Conn,
-        user: UserId,
-        keep: Option<DeviceId>,
-    ) -> Result<Vec<DeviceId>> {
-        let mut devices = devices_of(store::auth_token::of_user(conn, user).await?);
-        devices.retain(|device| Some(*device) != keep);
-        store::auth_token::delete(conn, user, &devices).await?;
-        Ok(devices)
-    }
-
-    /// Commits a transaction that deleted or replaced the tokens of some devices; then none of
-    /// them is accepted any more, and the sessions of those devices are told to end. A caller who
-    /// goes away does not stop it.
-    pub(crate) async fn commit_revoking(&self, tx: Tx, devices: Vec<DeviceId>) -> Result<()> {
-        let live = Arc::clone(&self.live);
-        let effect = move |committed| match committed {
-            Committed::Surely => live.revoked(devices),
-            Committed::Perhaps => live.doubted(devices),
-        };
-        tx.commit_then(&self.tasks, effect).await
     }
 
     /// Stores a new token for `user` on `device` in place of the one before. Where the user is
@@ -245,6 +292,34 @@ impl Authenticator {
         store::auth_token::delete(conn, user, &revoked).await?;
         revoked.push(device);
         Ok(Issued { token, revoked })
+    }
+
+    /// Takes note that `user` has signed in on a device where he was not signed in before: sessions
+    /// that another user has on it elsewhere end, and where he is now signed in on too many devices,
+    /// the one longest unused is signed out.
+    pub fn device_taken(self: &Arc<Self>, user: UserId, device: DeviceId) {
+        self.live.router.tell(News::Revoked([device].into()));
+        let authenticator = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if let Err(error) = authenticator.keep_to_the_bound(user, device).await {
+                // The next new device tries it again.
+                tracing::warn!(%error, %user, "signing out a device too many failed");
+            }
+        });
+    }
+
+    async fn keep_to_the_bound(&self, user: UserId, newest: DeviceId) -> Result<()> {
+        let tx = self.store.begin().await?;
+        let excess = within_deadline(async {
+            let excess = self.beyond_the_bound(tx.conn(), user, newest).await?;
+            store::auth_token::delete(tx.conn(), user, &excess).await?;
+            Ok(excess)
+        });
+        let excess = excess.await?;
+        if excess.is_empty() {
+            return Ok(());
+        }
+        self.commit_revoking(tx, excess).await
     }
 
     /// The devices of `user` that must lose their tokens, so that those that stay, `newest` among
@@ -271,25 +346,6 @@ impl Authenticator {
         devices.sort_by_key(|(device, used)| (live.get(&device.get()).copied(), *used, *device));
         devices.truncate(excess);
         Ok(devices.into_iter().map(|(device, _)| device).collect())
-    }
-}
-
-impl Live {
-    fn revoked(&self, devices: Vec<DeviceId>) {
-        for device in &devices {
-            self.credentials.invalidate(*device);
-            self.registry.evict_device(*device, Eviction::SignedOut);
-        }
-        self.router.tell(News::Revoked(devices.into()));
-    }
-
-    /// Nobody knows whether they were revoked: the database is asked, here and elsewhere.
-    fn doubted(&self, devices: Vec<DeviceId>) {
-        for device in &devices {
-            self.credentials.invalidate(*device);
-        }
-        self.doubts.raise(&devices);
-        self.router.tell(News::Revoked(devices.into()));
     }
 }
 

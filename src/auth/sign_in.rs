@@ -3,7 +3,7 @@
 //! database a few transactions a second and not one each.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
     sync::Arc,
     time::Duration,
@@ -12,13 +12,16 @@ use std::{
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 
+use super::credentials::{Claim, Credential};
 use crate::{
     clock::Clock,
     error::{Code, Error, Result},
     id::{DeviceId, Owner, Seq, UserId},
     lifecycle::Tasks,
     limits::{DATABASE_DEADLINE, SIGN_IN_BATCH_MAX, SIGN_IN_QUEUE_MAX, SIGN_IN_USERS_CHUNK},
-    store::{self, Outcome, Store, membership::Membership},
+    store::{
+        self, Conn, Outcome, Store, membership::Membership, session::TokenRow, sign_out::SignOuts,
+    },
     telemetry::Metrics,
 };
 
@@ -33,6 +36,8 @@ pub struct SignedIn {
     pub generation: i64,
     /// When the token expires, in unix milliseconds.
     pub expires_at: i64,
+    /// The user has not been signed in on the device.
+    pub is_new_device: bool,
     /// The head of the user's timeline.
     pub head: Seq,
     /// How far the device has acknowledged it, as far as that is written.
@@ -52,6 +57,8 @@ struct Request {
     user: UserId,
     device: DeviceId,
     token_hash: [u8; 32],
+    /// What the business said, where the tokens are its own.
+    vouched: Option<Credential>,
     reply: oneshot::Sender<Result<SignedIn>>,
 }
 
@@ -77,23 +84,19 @@ impl SignIns {
         Self { queue }
     }
 
-    /// Checks a device's token and raises its generation. How long to wait for that is the caller's
+    /// Checks a device's token, or that what `vouched` for it still counts, and raises its generation. How long to wait for that is the caller's
     /// matter; who does not wait any more is not signed in, if his turn has not come by then.
     ///
     /// # Errors
     /// 10000 when the token does not hold; 10003 when too many sign in at once; 10004 when the
     /// database does not answer.
-    pub async fn sign_in(
-        &self,
-        user: UserId,
-        device: DeviceId,
-        token_hash: [u8; 32],
-    ) -> Result<SignedIn> {
+    pub async fn sign_in(&self, claim: Claim, vouched: Option<Credential>) -> Result<SignedIn> {
         let (reply, answer) = oneshot::channel();
         let request = Request {
-            user,
-            device,
-            token_hash,
+            user: claim.user,
+            device: claim.device,
+            token_hash: claim.token_hash,
+            vouched,
             reply,
         };
         self.queue.try_send(request).map_err(|_| {
@@ -192,9 +195,13 @@ impl Task {
         let conn = tx.conn();
         let tokens =
             store::session::tokens(conn, &distinct(batch.iter().map(|r| r.device))).await?;
-        let is_granted = |request: &Request| {
-            let token = tokens.get(&request.device);
-            token.is_some_and(|token| request.is_granted_by(token, now))
+        let sign_outs = sign_outs(conn, batch).await?;
+        let is_granted = |request: &Request| match &request.vouched {
+            Some(vouched) => request.is_still_granted(vouched, &sign_outs, now),
+            None => {
+                let token = tokens.get(&request.device);
+                token.is_some_and(|token| request.is_granted_by(token, now))
+            }
         };
         let granted = || batch.iter().enumerate().filter(|(_, r)| is_granted(r));
         // A device that signs in more than once takes a generation for each time.
@@ -210,7 +217,11 @@ impl Task {
         devices.sort_unstable();
         let owners = distinct(granted().map(|(_, request)| Owner::User(request.user)));
         let sessions = distinct(granted().map(|(_, request)| (request.user, request.device)));
+        // A device that was never registered has none.
         let generations = store::session::raise_generations(conn, &devices, step, now).await?;
+        let known = granted().filter(|(_, request)| generations.contains_key(&request.device));
+        let changed = changed_tokens(known.map(|(_, request)| request), &tokens);
+        store::session::keep(conn, &changed, now).await?;
         let heads = store::timeline::heads_raw(conn, &owners).await?;
         let acks = store::ack::own(conn, &sessions).await?;
         tx.commit_raw().await?;
@@ -218,18 +229,22 @@ impl Task {
         let mut signed = HashMap::with_capacity(batch.len());
         for (index, request) in granted() {
             let Request { user, device, .. } = *request;
-            let (Some(newest), Some(token), Some(left)) = (
-                generations.get(&device),
-                tokens.get(&device),
-                times.get_mut(&device),
-            ) else {
+            let stored = tokens.get(&device);
+            let expires_at = match &request.vouched {
+                Some(vouched) => Some(vouched.expires_at),
+                None => stored.map(|token| token.expires_at),
+            };
+            let (Some(newest), Some(expires_at), Some(left)) =
+                (generations.get(&device), expires_at, times.get_mut(&device))
+            else {
                 continue;
             };
             *left -= 1;
             let signed_in = SignedIn {
                 // The last of them is the newest.
                 generation: newest - *left,
-                expires_at: token.expires_at,
+                expires_at,
+                is_new_device: stored.is_none_or(|token| token.user_id != user.get()),
                 head: heads.get(&Owner::User(user)).copied().unwrap_or_default(),
                 acked: acks.get(&(user, device)).copied().unwrap_or_default(),
                 memberships: Arc::default(),
@@ -241,11 +256,51 @@ impl Task {
 }
 
 impl Request {
-    fn is_granted_by(&self, token: &store::session::TokenRow, now_ms: i64) -> bool {
+    fn is_granted_by(&self, token: &TokenRow, now_ms: i64) -> bool {
         token.user_id == self.user.get()
             && token.expires_at > now_ms
             && bool::from(token.token_hash.ct_eq(&self.token_hash))
     }
+
+    /// Whether what the business said counts: nobody has signed the user out since.
+    fn is_still_granted(&self, vouched: &Credential, sign_outs: &SignOuts, now_ms: i64) -> bool {
+        vouched.expires_at > now_ms && vouched.sign_outs == sign_outs.count(self.user, self.device)
+    }
+}
+
+/// The sign-outs of those who were vouched for; another one waits for the end of this transaction.
+async fn sign_outs(conn: &impl Conn, batch: &[Request]) -> Outcome<SignOuts> {
+    let vouched = || batch.iter().filter(|request| request.vouched.is_some());
+    let users = distinct(vouched().map(|request| request.user));
+    if users.is_empty() {
+        return Ok(SignOuts::default());
+    }
+    store::timeline::lock_heads(conn, users.into_iter().map(Owner::User)).await?;
+    let sessions = distinct(vouched().map(|request| (request.user, request.device)));
+    store::sign_out::of(conn, &sessions).await
+}
+
+/// What is not stored yet of what devices were vouched for with, by device. The last sign-in of a
+/// device is its newest.
+fn changed_tokens<'a>(
+    granted: impl Iterator<Item = &'a Request>,
+    stored: &HashMap<DeviceId, TokenRow>,
+) -> Vec<TokenRow> {
+    let mut newest = BTreeMap::new();
+    for request in granted {
+        let Some(vouched) = &request.vouched else {
+            continue;
+        };
+        let token = TokenRow {
+            device_id: request.device.get(),
+            user_id: request.user.get(),
+            token_hash: request.token_hash.to_vec(),
+            expires_at: vouched.expires_at,
+        };
+        newest.insert(request.device, token);
+    }
+    newest.retain(|device, token| stored.get(device) != Some(token));
+    newest.into_values().collect()
 }
 
 /// Each once.

@@ -181,31 +181,29 @@ async fn compare(store: &Store, sessions: &[Arc<Handle>], now_ms: i64) -> Result
             continue;
         };
         let token = tokens.get(&handle.device());
+        let token = token.filter(|token| handle.goes_by(&token.token_hash));
         let generation = generations.get(&handle.device()).copied();
-        if let Some(why) = verdict(credential, token, generation, now_ms) {
+        if let Some(why) = verdict(&credential, token, generation, now_ms) {
             handle.evict(why);
         }
     }
     Ok(())
 }
 
-/// Why a session must end, if it must.
+/// Why a session must end, if it must. `token` is its own, where it is still stored.
 fn verdict(
     session: &Credential,
     token: Option<&TokenRow>,
     generation: Option<i64>,
     now_ms: i64,
 ) -> Option<Eviction> {
-    let holds = token.is_some_and(|token| {
-        token.user_id == session.user.get()
-            && token.token_hash == session.token_hash
-            && token.expires_at > now_ms
-    });
-    if !holds {
-        return Some(Eviction::SignedOut);
+    let holds =
+        token.is_some_and(|token| token.user_id == session.user.get() && token.expires_at > now_ms);
+    if generation.is_some_and(|newest| newest > session.generation) {
+        // Its new session may have another token.
+        return Some(Eviction::Replaced);
     }
-    let is_newest = generation.is_some_and(|newest| newest <= session.generation);
-    (!is_newest).then_some(Eviction::Replaced)
+    (!holds).then_some(Eviction::SignedOut)
 }
 
 #[cfg(test)]
@@ -263,10 +261,6 @@ mod tests {
             user_id: 3,
             ..token.clone()
         };
-        let newer = TokenRow {
-            token_hash: vec![8; 32],
-            ..token.clone()
-        };
         let verdict = |token, generation, now| verdict(&session, token, generation, now);
         assert_eq!(verdict(Some(&token), Some(5), 99), None);
         assert_eq!(verdict(Some(&token), Some(6), 99), Some(Eviction::Replaced));
@@ -278,10 +272,27 @@ mod tests {
             verdict(Some(&foreign), Some(5), 99),
             Some(Eviction::SignedOut)
         );
-        assert_eq!(
-            verdict(Some(&newer), Some(5), 99),
-            Some(Eviction::SignedOut)
-        );
         assert_eq!(verdict(None, Some(5), 99), Some(Eviction::SignedOut));
+        assert_eq!(verdict(None, Some(6), 99), Some(Eviction::Replaced));
+    }
+
+    #[test]
+    fn session_goes_by_its_token_and_by_the_one_it_is_renewing_to() {
+        let handle = Handle::new(DeviceId(2));
+        assert!(!handle.goes_by(&[7; 32]), "it has not signed in");
+        let registry = Registry::default();
+        let credential = Credential {
+            user: UserId(1),
+            generation: 5,
+            token_hash: [7; 32],
+            expires_at: 100,
+        };
+        registry.sign_in(&handle, credential);
+        assert!(handle.goes_by(&[7; 32]) && !handle.goes_by(&[8; 32]));
+        handle.renewing([8; 32]);
+        assert!(handle.goes_by(&[7; 32]) && handle.goes_by(&[8; 32]));
+        handle.renewed([8; 32], 200);
+        assert!(!handle.goes_by(&[7; 32]) && handle.goes_by(&[8; 32]));
+        assert_eq!(handle.credential().map(|own| own.expires_at), Some(200));
     }
 }

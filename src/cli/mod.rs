@@ -10,7 +10,6 @@ use crate::{
     config::{self, Loaded},
     error::{Error, Result, ResultExt},
     limits::RUNTIME_LINGER_MAX,
-    server,
     store::{self, Store},
 };
 
@@ -89,11 +88,6 @@ pub fn run() -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return failure(BAD_USAGE, &error),
     };
-    if matches!(args.command, Command::Serve)
-        && let Some(unsupported) = server::unsupported(&loaded.config)
-    {
-        return failure(BAD_USAGE, &unsupported);
-    }
     match run_in_runtime(args.command, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure(FAILED, &error),
@@ -114,12 +108,7 @@ async fn execute(command: Command, Loaded { config, origin }: Loaded) -> Result<
     match command {
         Command::Serve => serve::serve(config, &origin).await,
         Command::Migrate => migrate(&config.database).await,
-        Command::CheckConfig => match server::unsupported(&config) {
-            None => print(format_args!("{origin}: the configuration is fine")),
-            Some(but) => print(format_args!(
-                "{origin}: the configuration is valid, but {but}"
-            )),
-        },
+        Command::CheckConfig => print(format_args!("{origin}: the configuration is fine")),
         Command::Epoch(Epoch::Renew) => renew_epoch(&config.database).await,
         Command::Healthcheck => healthcheck::ask(config.listen.http).await,
         Command::Bench(args) => bench::run(*args).await,

@@ -14,8 +14,9 @@ mod url;
 pub use load::{Invalid, Loaded, Origin, load};
 pub use networks::{Network, Networks};
 pub use types::{
-    CodeSender, Config, Database, Delivery, Devices, Files, Groups, Internal, Jwt, Listen, Log,
-    LogFormat, Redis, Session, SignIn, SqliteSynchronous, UserProvider, Users,
+    BeforeSend, CodeSender, Config, Database, Delivery, Devices, Files, Groups, Http, Internal,
+    Jwt, Listen, Log, LogFormat, OnFailure, Redis, Session, SignIn, SqliteSynchronous, Tracing,
+    UserProvider, Users, Webhooks,
 };
 pub use url::without_secrets;
 

@@ -2,7 +2,7 @@
 //! ever waits, and a handle's memory does not grow with what is sent to the session.
 
 use std::sync::{
-    Mutex, OnceLock, PoisonError,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicI64, AtomicU8, Ordering},
 };
 
@@ -23,7 +23,7 @@ pub enum Eviction {
 }
 
 /// With what a session signed in; the sweep compares it with the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// Who signed in.
     pub user: UserId,
@@ -39,7 +39,7 @@ pub struct Credential {
 #[derive(Debug)]
 pub struct Handle {
     device: DeviceId,
-    credential: OnceLock<Credential>,
+    signed_in: Mutex<SignedIn>,
     notify: Notify,
     eviction: AtomicU8,
     /// The room it has subscribed to, 0 for none.
@@ -48,6 +48,16 @@ pub struct Handle {
     heard: AtomicI64,
     /// The slots of the followed feeds that have something new; each at most once.
     ready: Mutex<Vec<u32>>,
+}
+
+/// With the counts of its `Arc` that is a size that the allocator has.
+const _: () = assert!(size_of::<Handle>() <= 176);
+
+#[derive(Debug, Default)]
+struct SignedIn {
+    credential: Option<Credential>,
+    /// The hash of the token that the session is about to go on with.
+    next_token: Option<Box<[u8; 32]>>,
 }
 
 /// Slots of which the memory is kept while none is ready.
@@ -59,7 +69,7 @@ impl Handle {
     pub fn new(device: DeviceId) -> Self {
         Self {
             device,
-            credential: OnceLock::new(),
+            signed_in: Mutex::default(),
             notify: Notify::new(),
             eviction: AtomicU8::new(0),
             room: AtomicI64::new(0),
@@ -76,14 +86,43 @@ impl Handle {
 
     /// With what the session signed in; `None` before it has.
     #[must_use]
-    pub fn credential(&self) -> Option<&Credential> {
-        self.credential.get()
+    pub fn credential(&self) -> Option<Credential> {
+        self.lock().credential
     }
 
-    /// Records the sign-in; only the first one counts.
+    /// Records the sign-in.
     pub(super) fn signed_in(&self, credential: Credential) {
-        // A second sign-in on one connection is for the same credential: nothing changes.
-        let _ = self.credential.set(credential);
+        self.lock().credential = Some(credential);
+    }
+
+    /// Says which token the database may have for the session from now on, beside the one it has.
+    pub fn renewing(&self, token_hash: [u8; 32]) {
+        self.lock().next_token = Some(Box::new(token_hash));
+    }
+
+    /// Records that the session goes on with another token.
+    pub fn renewed(&self, token_hash: [u8; 32], expires_at: i64) {
+        let mut signed_in = self.lock();
+        signed_in.next_token = None;
+        if let Some(credential) = &mut signed_in.credential {
+            credential.token_hash = token_hash;
+            credential.expires_at = expires_at;
+        }
+    }
+
+    /// Whether `token_hash` is what the database ought to have for the session.
+    #[must_use]
+    pub fn goes_by(&self, token_hash: &[u8]) -> bool {
+        let signed_in = self.lock();
+        let now = signed_in.credential.as_ref().map(|own| &own.token_hash);
+        let next = signed_in.next_token.as_deref();
+        now.into_iter().chain(next).any(|hash| hash == token_hash)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SignedIn> {
+        self.signed_in
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that the device has signed in elsewhere with a generation.

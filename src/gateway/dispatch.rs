@@ -9,11 +9,12 @@ use tracing::Instrument as _;
 
 use super::{Gateway, link::Link};
 use crate::{
-    delivery::{router::Lease, topic::Topic},
-    error::{Error, Result},
+    delivery::{handle::Handle, router::Lease, topic::Topic},
+    error::{Code, Error, Result},
     id::{DeviceId, RoomId, UserId},
     message::{Author, Origin, Receipt},
     pb,
+    store::within_deadline,
     timeline::sync::{self, Ends, Synced},
 };
 
@@ -23,7 +24,7 @@ pub(super) enum Done {
     SignedIn(Head, Box<Link>),
     /// The sign-in was refused: answer and close.
     SignInRefused(pb::Output),
-    /// A further sign-in for the same credential, or another answer.
+    /// A further sign-in that holds, or another answer.
     Answered(pb::Output),
     /// A page, and where it ends.
     Synced(pb::Output, Box<Ends>),
@@ -127,15 +128,17 @@ pub(super) fn sign_in(
     .boxed()
 }
 
-/// A further sign-in: it must be for the same user and device, with a token that holds.
+/// A further sign-in: it must be for the same user and device, with a token that holds. Where nobody
+/// can say whether it does, the session goes on as it was.
 pub(super) fn sign_in_again(
     gateway: &Arc<Gateway>,
     user: UserId,
-    device: DeviceId,
+    handle: Arc<Handle>,
     input: pb::Input,
 ) -> BoxFuture<'static, Done> {
     let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
+    let device = handle.device();
     async move {
         let checked = async {
             let sign_in: pb::SignInInput =
@@ -143,13 +146,12 @@ pub(super) fn sign_in_again(
             if (sign_in.user_id, sign_in.device_id) != (user.get(), device.get()) {
                 return Err(Error::sign_in_again());
             }
-            let authorized = gateway
-                .authenticator
-                .authorize(user, device, &sign_in.token);
-            authorized.await.map(drop)
+            let renewed = gateway.authenticator.renew(&handle, user, &sign_in.token);
+            within_deadline(renewed).await
         };
         match checked.await {
             Ok(()) => Done::Answered(head.empty()),
+            Err(error) if error.is(Code::TryAgain) => Done::Answered(head.error(&error)),
             Err(error) => Done::SignInRefused(head.error(&error)),
         }
     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Request, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
 
 use crate::{
-    auth::{Authenticator, Claim, token},
+    auth::{Authenticator, Claim},
     error::{Error, Result},
     id::{DeviceId, UserId},
 };
@@ -109,7 +109,7 @@ impl Guard {
         let path = request.uri().path();
         match self {
             Self::Callers(authenticator) if SIGNED_IN.contains(&path) => {
-                match claim(request.headers()) {
+                match claim(request.headers(), authenticator) {
                     None => Verdict::Refuse,
                     Some(claim) if authenticator.cached(&claim).is_some() => {
                         Verdict::PassAs(claim.into())
@@ -148,12 +148,14 @@ impl From<Claim> for Caller {
 
 /// What the metadata `user_id`, `device_id` and `token` claim; `None` when one of them is missing
 /// or cannot be right.
-fn claim(metadata: &HeaderMap) -> Option<Claim> {
-    Some(Claim {
-        user: UserId(id(metadata, "user_id")?),
-        device: DeviceId(id(metadata, "device_id")?),
-        token_hash: token::hash(metadata.get("token")?.to_str().ok()?)?,
-    })
+fn claim(metadata: &HeaderMap, authenticator: &Authenticator) -> Option<Claim> {
+    let (user, device) = (id(metadata, "user_id")?, id(metadata, "device_id")?);
+    authenticator.claim(UserId(user), DeviceId(device), token(metadata)?)
+}
+
+/// The token in the metadata.
+pub(super) fn token(metadata: &HeaderMap) -> Option<&str> {
+    metadata.get("token")?.to_str().ok()
 }
 
 fn id(metadata: &HeaderMap, name: &str) -> Option<i64> {
@@ -178,7 +180,7 @@ mod tests {
     use tonic_reflection::pb::{v1, v1alpha};
 
     use super::{HeaderMap, OPEN, SIGNED_IN, bears, claim};
-    use crate::{auth::token, pb};
+    use crate::{auth::token, pb, testing::World};
 
     /// The paths of every rpc that a listener can serve from these descriptors.
     fn rpcs(descriptors: &[u8]) -> Vec<String> {
@@ -227,12 +229,13 @@ mod tests {
         map
     }
 
-    #[test]
-    fn claim_needs_positive_ids_and_a_token() {
+    #[tokio::test]
+    async fn claim_needs_positive_ids_and_a_token() {
+        let world = World::new().await;
+        let claim = |pairs: &[(&'static str, &str)]| claim(&metadata(pairs), &world.authenticator);
         let (token, hash) = token::generate();
         let claimed = |user: &str, device: &str, token: &str| {
-            let pairs = [("user_id", user), ("device_id", device), ("token", token)];
-            claim(&metadata(&pairs))
+            claim(&[("user_id", user), ("device_id", device), ("token", token)])
         };
         let good = claimed("1", "2", &token).unwrap();
         assert_eq!((good.user.0, good.device.0, good.token_hash), (1, 2, hash));
@@ -247,7 +250,7 @@ mod tests {
         ] {
             assert!(claimed(user, device, token).is_none());
         }
-        assert!(claim(&metadata(&[("user_id", "1"), ("device_id", "2")])).is_none());
+        assert!(claim(&[("user_id", "1"), ("device_id", "2")]).is_none());
     }
 
     #[test]

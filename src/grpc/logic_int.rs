@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::{
+    auth::Authenticator,
     delivery::bridge::presence::Presence,
     device::Devices,
     id::{DeviceId, UserId},
@@ -16,13 +17,13 @@ use crate::{
         PushToUsersResp, SendMessageResp, UserChangedReq, UserChangedResp,
         logic_int_server::LogicInt,
     },
-    user::{Accounts, Directory},
+    user::Directory,
 };
 
 /// Answers `LogicInt`.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) authenticator: Arc<Authenticator>,
     pub(super) devices: Devices,
     pub(super) directory: Arc<Directory>,
     pub(super) presence: Arc<Presence>,
@@ -84,7 +85,7 @@ impl LogicInt for Service {
     ) -> Result<Response<IntSignOutResp>, Status> {
         let request = request.into_inner();
         let (user, device) = (UserId(request.user_id), DeviceId(request.device_id));
-        self.accounts.sign_out_as_business(user, device).await?;
+        self.authenticator.sign_out(user, device).await?;
         Ok(Response::new(IntSignOutResp {}))
     }
 
@@ -94,6 +95,7 @@ impl LogicInt for Service {
     ) -> Result<Response<UserChangedResp>, Status> {
         let user = UserId(request.into_inner().user_id);
         self.directory.changed(user);
+        self.authenticator.user_changed(user);
         Ok(Response::new(UserChangedResp {}))
     }
 }

@@ -61,8 +61,8 @@ pub struct External {
 /// What the services that a business server calls need.
 #[derive(Clone, Debug)]
 pub struct Internal {
-    /// The accounts behind `LogicInt.SignOut`.
-    pub accounts: Arc<Accounts>,
+    /// The tokens that `LogicInt.SignOut` revokes.
+    pub authenticator: Arc<Authenticator>,
     /// The devices behind `LogicInt.GetDevice`.
     pub devices: Devices,
     /// The users that `LogicInt.UserChanged` tells of.
@@ -147,7 +147,7 @@ pub async fn internal(parts: Internal) -> Result<Services> {
         <LogicIntServer<logic_int::Service> as NamedService>::NAME,
     ];
     let logic = LogicIntServer::new(logic_int::Service {
-        accounts: parts.accounts,
+        authenticator: parts.authenticator,
         devices: parts.devices,
         directory: parts.directory,
         presence: parts.presence,

@@ -20,7 +20,7 @@ use tower::{Layer, Service, ServiceExt};
 use tracing::{Instrument, Span, field::Empty};
 
 use super::{
-    caller::{Caller, Guard, Verdict},
+    caller::{self, Caller, Guard, Verdict},
     status,
 };
 use crate::{
@@ -111,8 +111,11 @@ where
             }
             Verdict::LookUp(authenticator, claim) => {
                 let services = self.services.clone();
+                let token = caller::token(request.headers())
+                    .unwrap_or_default()
+                    .to_owned();
                 let call = async move {
-                    match authenticator.look_up(&claim).await {
+                    match authenticator.look_up(&claim, &token).await {
                         Ok(_) => {
                             enter(&mut request, claim.into(), &Span::current());
                             services.oneshot(request).await

@@ -63,7 +63,7 @@ async fn external(world: &World) -> (Channel, Health) {
 
 async fn internal(world: &World, token: &str) -> Channel {
     let services = super::internal(Internal {
-        accounts: world.accounts.clone(),
+        authenticator: world.authenticator.clone(),
         devices: world.devices.clone(),
         directory: world.directory.clone(),
         presence: world.sending.presence.clone(),

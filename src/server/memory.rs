@@ -76,7 +76,11 @@ impl Memory {
             Incoming::News(News::SignedIn {
                 device, generation, ..
             }) => self.registry.signed_in_elsewhere(device, generation),
-            Incoming::News(News::Profile(user)) => self.directory.outdated(user),
+            Incoming::News(News::SignedOut(user)) => self.authenticator.user_changed(user),
+            Incoming::News(News::Profile(user)) => {
+                self.directory.outdated(user);
+                self.authenticator.user_changed(user);
+            }
             Incoming::News(News::Group { group, removed }) => {
                 self.members.outdated(group, removed);
             }

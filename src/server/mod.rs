@@ -4,7 +4,8 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use crate::{
-    auth::{self, Authenticator, SignIns},
+    auth::{self, Authenticator, Issuer, SignIns, jwt::Verifier},
+    business::Business,
     clock::{self, Clock},
     config::{self, Config, Networks, UserProvider, seconds},
     delivery::{handle::Eviction, release, router},
@@ -61,9 +62,6 @@ impl Server {
     /// # Errors
     /// As [`Server::bind`].
     pub async fn bind_with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        if let Some(unsupported) = unsupported(&config) {
-            return Err(Error::internal(unsupported));
-        }
         let listeners = Listeners::bind(&config.listen)?;
         let store = Store::open(&config.database).await?;
         // Before the schema is touched: another version may be at work.
@@ -128,15 +126,24 @@ impl Server {
         let interval = seconds(config.delivery.reconcile_interval_s);
         let cache_ttl = CACHE_TTL.min(interval);
 
+        let business = business(&config.users, &metrics, core)?;
+        let issuer = issuer(&config, business.as_ref(), core).await?;
+        let is_lonely = config.redis.url.is_empty();
         let doubts = Arc::new(auth::Doubts::default());
         let authenticator = auth::Options {
+            cache_ttl: match &issuer {
+                // What other instances tell may be lost, and is made up for within the interval.
+                Issuer::Business(_) if is_lonely => seconds(config.users.auth_cache_s),
+                Issuer::Business(_) => seconds(config.users.auth_cache_s).min(interval),
+                Issuer::Own | Issuer::Signed(_) => cache_ttl,
+            },
+            issuer,
             store: store.clone(),
             registry: Arc::clone(&registry),
             router: Arc::clone(&router),
             clock: Arc::clone(&clock),
             tasks: core.clone(),
             doubts: Arc::clone(&doubts),
-            cache_ttl,
         };
         let authenticator = Authenticator::new(authenticator, &config.sign_in, &config.devices);
         let authenticator = Arc::new(authenticator);
@@ -237,8 +244,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
         });
         let external = grpc::external(grpc::External {
-            authenticator,
-            accounts: Arc::clone(&accounts),
+            authenticator: Arc::clone(&authenticator),
+            accounts,
             devices: devices.clone(),
             messages: Arc::clone(&messages),
             friends,
@@ -246,7 +253,7 @@ impl Server {
         });
         let external = external.await?;
         let internal = grpc::internal(grpc::Internal {
-            accounts,
+            authenticator,
             devices,
             directory,
             presence,
@@ -284,11 +291,30 @@ impl Server {
     }
 }
 
-/// What a valid configuration asks for that this version does not have, if anything.
-#[must_use]
-pub fn unsupported(config: &Config) -> Option<&'static str> {
-    let is_remote = config.users.provider != UserProvider::Builtin;
-    is_remote.then_some("users.provider: this version has the built-in user directory only")
+/// The business server, where there is one.
+fn business(
+    users: &config::Users,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Option<Arc<Business>>> {
+    if users.provider == UserProvider::Builtin || users.endpoint.is_empty() {
+        return Ok(None);
+    }
+    Business::new(&users.endpoint, Arc::clone(metrics), tasks.clone()).map(Some)
+}
+
+/// Who issues tokens.
+async fn issuer(
+    config: &Config,
+    business: Option<&Arc<Business>>,
+    tasks: &Tasks,
+) -> Result<Issuer> {
+    Ok(match (config.users.provider, business) {
+        (UserProvider::Builtin, _) => Issuer::Own,
+        (UserProvider::Remote, Some(business)) => Issuer::Business(Arc::clone(business)),
+        (UserProvider::Remote, None) => return Err(Error::internal("users.endpoint: not set")),
+        (UserProvider::Jwt, _) => Issuer::Signed(Verifier::open(&config.jwt, tasks).await?),
+    })
 }
 
 /// Keeps the instance's place on the database until the stop. It ends before that, and with it the

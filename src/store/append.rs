@@ -228,7 +228,7 @@ impl Store {
             let tx = self.begin_raw().await?;
             // It holds the lock of this row to its end, also where it inserts it; on SQLite it holds
             // the right to write.
-            timeline::raise_heads(tx.conn(), BTreeMap::from([(owner, 0)])).await?;
+            timeline::lock_heads(tx.conn(), [owner]).await?;
             message::stored(tx.conn(), ids).await
         };
         attempt(settle).await

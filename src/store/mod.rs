@@ -42,6 +42,7 @@ pub mod membership;
 pub mod message;
 mod server;
 pub mod session;
+pub mod sign_out;
 mod sqlite;
 pub mod timeline;
 pub mod user;

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ColumnTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
-    sea_query::{Expr, Query},
+    ActiveModelTrait, ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter,
+    QuerySelect,
+    sea_query::{Expr, OnConflict, Query},
 };
 
 use super::{
@@ -32,6 +33,56 @@ pub(crate) async fn tokens(
         .into_iter()
         .map(|row| (DeviceId(row.device_id), row))
         .collect())
+}
+
+/// Keeps what devices signed in with, in place of what they had, and whose they are now. Each device
+/// is there once.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn keep(conn: &impl Conn, tokens: &[TokenRow], now_ms: i64) -> Outcome<()> {
+    use auth_token::Column as C;
+
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let rows = tokens.iter().map(|token| token.clone().into_active_model());
+    let replace = OnConflict::column(C::DeviceId)
+        .update_columns([C::UserId, C::TokenHash, C::ExpiresAt])
+        .to_owned();
+    auth_token::Entity::insert_many(rows.map(ActiveModelTrait::reset_all))
+        .on_conflict(replace)
+        .exec_without_returning(conn)
+        .await?;
+    for token in tokens {
+        device::Entity::update_many()
+            .col_expr(device::Column::UserId, Expr::value(token.user_id))
+            .col_expr(device::Column::UpdatedAt, Expr::value(now_ms))
+            .filter(device::Column::Id.eq(token.device_id))
+            .filter(device::Column::UserId.ne(token.user_id))
+            .exec(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Locks a device whose newest session has `generation`; false when there is a newer one.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn lock(
+    conn: &impl Conn,
+    device: DeviceId,
+    generation: i64,
+    now_ms: i64,
+) -> Outcome<bool> {
+    let locked = device::Entity::update_many()
+        .col_expr(device::Column::UpdatedAt, Expr::value(now_ms))
+        .filter(device::Column::Id.eq(device.get()))
+        .filter(device::Column::SessionGen.eq(generation))
+        .exec(conn)
+        .await?;
+    Ok(locked.rows_affected == 1)
 }
 
 /// Raises the generation of each device by `step` and returns the new ones.

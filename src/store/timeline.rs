@@ -79,6 +79,17 @@ pub(super) fn owned_by(owners: &[Owner]) -> Condition {
         })
 }
 
+/// Locks the heads of owners, those of timelines that nothing stands on yet too, and returns them.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn lock_heads(
+    conn: &impl Conn,
+    owners: impl IntoIterator<Item = Owner>,
+) -> Outcome<HashMap<Owner, Seq>> {
+    raise_heads(conn, owners.into_iter().map(|owner| (owner, 0)).collect()).await
+}
+
 /// Raises the head of each owner by its increment and returns the heads from before. In the order of
 /// the owners, so that two transactions lock in the same order.
 ///

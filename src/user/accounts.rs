@@ -219,29 +219,6 @@ impl Accounts {
         })
         .await
     }
-
-    /// Signs `user` out on one device, or on all where `device` is 0, for a business server.
-    ///
-    /// # Errors
-    /// [`Code::BadRequest`], [`Code::NoSuchUser`], [`Code::NoSuchDevice`] when `user` never signed
-    /// in on the device, or [`Code::TryAgain`].
-    pub async fn sign_out_as_business(&self, user: UserId, device: DeviceId) -> Result<()> {
-        check::id("user_id", user.get())?;
-        if device.get() < 0 {
-            return Err(Error::bad_request("device_id", "must not be negative"));
-        }
-        let conn = self.store.reader();
-        let found = within_deadline(store::user::by_id(conn, user)).await?;
-        found.ok_or_else(no_such_user)?;
-        if device.get() == 0 {
-            return self.authenticator.revoke_user(user).await;
-        }
-        within_deadline(store::device::by_id(conn, device))
-            .await?
-            .filter(|found| found.user_id == user.get())
-            .ok_or_else(|| Error::business(Code::NoSuchDevice, "the user has no such device"))?;
-        self.authenticator.revoke_device(user, device).await
-    }
 }
 
 async fn forget_unsent(store: &Store, number: &str, code_hash: &[u8]) -> Result<()> {

@@ -107,6 +107,7 @@ pub(super) fn put_news(out: &mut BytesMut, by: Writer, news: &News) {
             device: device.get(),
             generation: *generation,
         }),
+        News::SignedOut(user) => news::News::SignedOut(user.get()),
         News::Profile(user) => news::News::Profile(user.get()),
         News::Group { group, removed } => news::News::Group(bridge::Group {
             group: group.get(),
@@ -176,6 +177,7 @@ fn news_in(news: news::News) -> Option<News> {
             device: DeviceId(signed_in.device),
             generation: signed_in.generation,
         },
+        news::News::SignedOut(user) => News::SignedOut(UserId(user)),
         news::News::Profile(user) => News::Profile(UserId(user)),
         news::News::Group(changed) => News::Group {
             group: GroupId(changed.group),

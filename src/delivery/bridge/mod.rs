@@ -58,6 +58,8 @@ pub enum News {
         /// The sign-in counter of the device.
         generation: i64,
     },
+    /// A user whose tokens the business keeps was signed out of some devices.
+    SignedOut(UserId),
     /// A user's profile.
     Profile(UserId),
     /// Who is in a group.

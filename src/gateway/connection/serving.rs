@@ -60,9 +60,10 @@ impl Connection {
             (Admission::SignIn, _) => {
                 self.working = Some(dispatch::sign_in(&self.gateway, self.client, input));
             }
-            (Admission::SignInAgain, Some((user, device))) => {
-                let again = dispatch::sign_in_again(&self.gateway, user, device, input);
-                self.working = Some(again);
+            (Admission::SignInAgain, Some((user, _))) => {
+                self.working = self.link.as_ref().map(|link| {
+                    dispatch::sign_in_again(&self.gateway, user, link.shared_handle(), input)
+                });
             }
             (Admission::Sync, Some((user, _))) => {
                 self.begin_sync(user, head, input.data);

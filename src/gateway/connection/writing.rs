@@ -1,13 +1,16 @@
 //! Writing: answers, and what the feeds have, in as few writes as the socket takes; and the deadlines,
 //! most of which are about a peer that takes nothing or sends nothing.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, BytesMut};
 use prost::Message as _;
 
 use super::Connection;
-use crate::{config::seconds, gateway::close::Close, pb};
+use crate::{config::seconds, delivery::handle::Eviction, gateway::close::Close, pb};
 
 impl Connection {
     pub(super) fn answer(&mut self, output: &pb::Output) {
@@ -62,10 +65,17 @@ impl Connection {
                 .front()
                 .and_then(|(_, receipt)| receipt.deadline()),
             self.paused_until,
+            self.time_left().map(|left| now + left),
         ]
         .into_iter()
         .flatten()
         .fold(now + seconds(config.idle_timeout_s), Instant::min)
+    }
+
+    /// How long the token holds that the session lives by, where the sweep would come too late.
+    fn time_left(&self) -> Option<Duration> {
+        let handle = self.link.as_ref()?.handle();
+        self.gateway.authenticator.time_left(handle)
     }
 
     pub(super) fn check_deadlines(&mut self, now: Instant) -> Result<(), Close> {
@@ -77,6 +87,9 @@ impl Connection {
         }
         if !is_signed_in && quiet >= seconds(config.sign_in_timeout_s) {
             return Err(Close::SignInTimeout);
+        }
+        if self.time_left().is_some_and(|left| left.is_zero()) {
+            return Err(Close::Evicted(Eviction::SignedOut));
         }
         let stalled =
             |since| now.saturating_duration_since(since) >= seconds(config.write_timeout_s);

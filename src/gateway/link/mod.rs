@@ -20,7 +20,7 @@ use self::{
 };
 use super::{Gateway, frame::Framing};
 use crate::{
-    auth,
+    auth::{Claim, sign_in::SignedIn},
     delivery::{
         bridge::News,
         feed::Read,
@@ -29,7 +29,7 @@ use crate::{
         router::Lease,
         topic::Topic,
     },
-    error::{Error, Result},
+    error::{Code, Error, Result},
     id::{DeviceId, Owner, Seq, UserId},
     limits::WRITE_BUFFER_BYTES_MAX,
     store::within_deadline,
@@ -99,25 +99,23 @@ impl Link {
         device: DeviceId,
         token: &str,
     ) -> Result<Box<Self>> {
-        let token_hash = auth::token::hash(token).ok_or_else(Error::sign_in_again)?;
-        if user.get() <= 0 || device.get() <= 0 {
-            return Err(Error::sign_in_again());
-        }
+        let claim = gateway.authenticator.claim(user, device, token);
+        let claim = claim.ok_or_else(Error::sign_in_again)?;
         if gateway.draining.is_cancelled() {
             return Err(Error::try_again("this instance is shutting down"));
         }
         let entered = Entered::new(device, &gateway.registry);
-        within_deadline(Self::enter(gateway, entered, user, token_hash)).await
+        within_deadline(Self::enter(gateway, entered, claim, token)).await
     }
 
     /// What follows once a session has entered the registry.
     async fn enter(
         gateway: &Gateway,
         entered: Entered,
-        user: UserId,
-        token_hash: [u8; 32],
+        claim: Claim,
+        token: &str,
     ) -> Result<Box<Self>> {
-        let device = entered.handle.device();
+        let Claim { user, device, .. } = claim;
         let topics = [Topic::User(user), Topic::Everyone];
         let [lease, everyone] = gateway.router.lease_both(topics).await;
         // Memory before the database: an ack that is written in between is seen twice, not never.
@@ -126,7 +124,7 @@ impl Link {
             owner: Owner::User(user),
             device,
         });
-        let signed = gateway.sign_ins.sign_in(user, device, token_hash).await?;
+        let signed = prove(gateway, claim, token).await?;
         lease.open(signed.head);
         let mut follows = Follows::new(&gateway.router, &entered.handle, FOLLOWS_MIN);
         follows.follow(lease, Some(signed.head));
@@ -146,7 +144,7 @@ impl Link {
         let credential = Credential {
             user,
             generation: signed.generation,
-            token_hash,
+            token_hash: claim.token_hash,
             expires_at: signed.expires_at,
         };
         let generation = credential.generation;
@@ -156,6 +154,9 @@ impl Link {
             device,
             generation,
         });
+        if signed.is_new_device {
+            gateway.authenticator.device_taken(user, device);
+        }
         if gateway.draining.is_cancelled() {
             link.handle().evict(Eviction::Draining);
         }
@@ -164,6 +165,10 @@ impl Link {
 
     pub(super) fn device(&self) -> DeviceId {
         self.handle().device()
+    }
+
+    pub(super) fn shared_handle(&self) -> Arc<Handle> {
+        Arc::clone(&self.entered.handle)
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -315,6 +320,24 @@ impl Link {
     pub(super) const fn owner(&self) -> Owner {
         Owner::User(self.user)
     }
+}
+
+/// Signs in whom `token` proves. What the business said of it a moment ago is not asked for again, but
+/// where it counts no more: its user may have been signed out and be welcome again.
+async fn prove(gateway: &Gateway, claim: Claim, token: &str) -> Result<SignedIn> {
+    let Gateway {
+        authenticator,
+        sign_ins,
+        ..
+    } = gateway;
+    if let Some(vouched) = authenticator.vouched_before(&claim) {
+        match sign_ins.sign_in(claim, Some(vouched)).await {
+            Err(error) if error.is(Code::SignInAgain) => authenticator.outdated(&[claim.device]),
+            signed => return signed,
+        }
+    }
+    let vouched = authenticator.vouch(&claim, token).await?;
+    sign_ins.sign_in(claim, vouched).await
 }
 
 impl Entered {

@@ -11,6 +11,7 @@ pub mod group;
 pub mod group_member;
 pub mod id_block;
 pub mod message;
+pub mod sign_out;
 pub mod timeline_entry;
 pub mod timeline_head;
 pub mod user;

@@ -141,23 +141,15 @@ async fn business_signs_a_user_out_on_one_device_or_on_all() {
     let here = signed_in(&world, by_code(NUMBER, TEST_CODE, device)).await;
     let there = signed_in(&world, by_code(NUMBER, TEST_CODE, other)).await;
     let user = here.user;
-    let accounts = &world.accounts;
-    names_field(
-        accounts.sign_out_as_business(UserId(0), device).await,
-        "user_id",
-    );
-    names_field(
-        accounts.sign_out_as_business(user, DeviceId(-1)).await,
-        "device_id",
-    );
+    let auth = &world.authenticator;
+    names_field(auth.sign_out(UserId(0), device).await, "user_id");
+    names_field(auth.sign_out(user, DeviceId(-1)).await, "device_id");
     let code = async |user, device| {
-        let signed_out = accounts.sign_out_as_business(user, device).await;
+        let signed_out = auth.sign_out(user, device).await;
         signed_out.err().and_then(|error| error.code())
     };
     assert_eq!(code(UserId(99), DeviceId(0)).await, Some(Code::NoSuchUser));
     assert_eq!(code(user, DeviceId(99)).await, Some(Code::NoSuchDevice));
-
-    let auth = &world.authenticator;
     assert_eq!(code(user, device).await, None);
     assert!(auth.authorize(user, device, &here.token).await.is_err());
     auth.authorize(user, other, &there.token).await.unwrap();
