@@ -37,6 +37,8 @@ mod sweep;
 mod tests;
 pub mod token;
 mod versions;
+#[cfg(test)]
+mod vouched_tests;
 
 pub use credentials::{Claim, Credential};
 pub use issuer::Issuer;
