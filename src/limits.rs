@@ -405,3 +405,19 @@ const _: () = assert!(GRPC_SEND_MAX.as_millis() < HTTP_DRAIN_MAX.as_millis());
 pub const DATABASE_CLOSE_MAX: Duration = Duration::from_secs(3);
 /// Longest `request_id` metadata that is taken over, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Spans that wait until they are sent, at most; what comes then is dropped.
+pub const SPANS_WAITING_MAX: usize = 8 * 1024;
+/// Spans that are sent at once.
+pub const SPANS_BATCH_MAX: usize = 512;
+const _: () = assert!(SPANS_BATCH_MAX < SPANS_WAITING_MAX);
+/// How long a span waits for others to be sent with it.
+pub const SPANS_PAUSE: Duration = Duration::from_secs(1);
+/// How long sending spans may take.
+pub const SPANS_SEND_MAX: Duration = Duration::from_secs(5);
+/// How long the end of the program waits for the last spans to be sent.
+pub const SPANS_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// How often it is logged that spans cannot be sent.
+pub const SPANS_REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// Deliveries of one message that have spans on one instance: a trace of a message to a large group
+/// would be of no use to anybody, and push out all others.
+pub const PUSH_SPANS_MAX: u32 = 64;

@@ -19,7 +19,13 @@ use crate::{
 /// # Errors
 /// An internal error when the server cannot start, crashes, or its drain is cut off.
 pub(super) async fn serve(config: Config, origin: &config::Origin) -> Result<()> {
-    telemetry::init(&config.log)?;
+    let telemetry = telemetry::init(&config.log, &config.tracing)?;
+    let result = run(config, origin).await;
+    telemetry.finish().await;
+    result
+}
+
+async fn run(config: Config, origin: &config::Origin) -> Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), configuration = %origin, "starting");
     raise_open_files();
     let shutdown = Shutdown::default();

@@ -32,6 +32,8 @@ pub(super) enum Rule {
     SomeOf(&'static [&'static str]),
     /// A whole number from 1 on.
     Positive,
+    /// A whole number from 0 to 100.
+    Percent,
     /// `true` or `false`.
     Bool,
     /// One of these words.
@@ -138,7 +140,7 @@ pub(super) const KEYS: &[Key] = &[
     key("log", "level", Rule::LogFilter),
     key("tracing", "otlp_endpoint", Rule::UrlOrEmpty(HTTP)),
     key("tracing", "service_name", Rule::Text),
-    key("tracing", "sample_percent", Rule::Positive),
+    key("tracing", "sample_percent", Rule::Percent),
 ];
 
 const fn key(section: &'static str, name: &'static str, rule: Rule) -> Key {
@@ -187,7 +189,7 @@ impl Rule {
     /// text and is refused by [`check`](Self::check).
     pub(super) fn parse(&self, text: String) -> Value {
         match self {
-            Self::Positive => text
+            Self::Positive | Self::Percent => text
                 .parse::<i64>()
                 .map_or_else(|_| Value::from(text), Value::from),
             Self::Bool => text
@@ -205,6 +207,12 @@ impl Rule {
         if let Self::Positive = self {
             return match value.to_i128() {
                 Some(1..) => Ok(()),
+                _ => Err(shown(value)),
+            };
+        }
+        if let Self::Percent = self {
+            return match value.to_i128() {
+                Some(0..=100) => Ok(()),
                 _ => Err(shown(value)),
             };
         }
@@ -227,6 +235,7 @@ impl Rule {
     fn check_text(&self, text: &str) -> Result<(), String> {
         match self {
             Self::Positive
+            | Self::Percent
             | Self::Bool
             | Self::Networks
             | Self::Origins
@@ -261,6 +270,7 @@ impl Rule {
                 .to_owned(),
             Self::SomeOf(words) => format!("a list of some of {}", quoted(words, ", ")),
             Self::Positive => format!("a whole number from 1 to {}", i64::MAX),
+            Self::Percent => "a whole number from 0 to 100".to_owned(),
             Self::Bool => "true or false".to_owned(),
             Self::OneOf(words) => quoted(words, " or "),
             Self::Text => "text in quotes".to_owned(),

@@ -14,6 +14,7 @@ use super::budget::Budget;
 use crate::{
     id::{DeviceId, GroupId, MessageId, Seq, UserId},
     pb::{self, MessageType, PushCode, ReceiverType, SenderType},
+    telemetry::Cause,
 };
 
 /// `Output.type = PT_MESSAGE`.
@@ -51,6 +52,8 @@ pub struct Template {
     /// It is for many users: each reads himself as the receiver.
     is_for_many: bool,
     message: Box<[u8]>,
+    /// The request it comes from; of what was read from the database that is not known.
+    cause: Option<Arc<Cause>>,
     /// The budget it counts in, from when a ring first held it.
     counted: OnceLock<Arc<Budget>>,
 }
@@ -150,8 +153,22 @@ impl Template {
             mark: Mark::of(&message),
             is_for_many: is_for_many(&message),
             message: message.encode_to_vec().into_boxed_slice(),
+            cause: None,
             counted: OnceLock::new(),
         }
+    }
+
+    /// The message as one that comes from a request.
+    #[must_use]
+    pub fn caused_by(mut self, cause: Option<Arc<Cause>>) -> Self {
+        self.cause = cause;
+        self
+    }
+
+    /// The request it comes from, where that is known and somebody wants to know.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_deref()
     }
 
     /// As another instance has encoded it.
@@ -167,6 +184,7 @@ impl Template {
             mark,
             is_for_many,
             message,
+            cause: None,
             counted: OnceLock::new(),
         }
     }

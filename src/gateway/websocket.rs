@@ -20,7 +20,7 @@ use http::StatusCode;
 use hyper::upgrade::Upgraded;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::net::TcpStream;
-use tracing::Instrument as _;
+use tracing::Span;
 use tungstenite::handshake::server::create_response_with_body;
 
 use super::{
@@ -49,8 +49,7 @@ async fn upgrade(
         return (StatusCode::BAD_REQUEST, "not a WebSocket handshake\n").into_response();
     };
     let client = client.ip().to_canonical();
-    let span = tracing::info_span!("sign_in", %client);
-    let link = match sign_in(&gateway, &query).instrument(span).await {
+    let link = match sign_in(&gateway, &query).await {
         Ok(link) => link,
         Err(error) => return refuse(&error),
     };
@@ -77,6 +76,9 @@ async fn sign_in(gateway: &Gateway, query: &HashMap<String, String>) -> Result<O
         id.ok_or_else(Error::sign_in_again)
     };
     let (user, device) = (UserId(id(user)?), DeviceId(id(device)?));
+    let span = Span::current();
+    span.record("user", user.get());
+    span.record("device", device.get());
     let token = token.unwrap_or_default();
     Link::sign_in(gateway, user, device, token).await.map(Some)
 }

@@ -12,6 +12,7 @@ use crate::{
     auth::{Authenticator, Claim},
     error::{Error, Result},
     id::{DeviceId, UserId},
+    telemetry::trace_context,
 };
 
 /// The rpcs of the external listener that need no token.
@@ -98,6 +99,14 @@ impl Guard {
     /// The guard of the internal listener; an empty token asks for nothing.
     pub(super) fn business(token: &str) -> Self {
         Self::Business((!token.is_empty()).then(|| token.into()))
+    }
+
+    /// Whose calls these are.
+    pub(super) const fn caller(&self) -> trace_context::Caller {
+        match self {
+            Self::Callers(_) => trace_context::Caller::Device,
+            Self::Business(_) => trace_context::Caller::Business,
+        }
     }
 
     /// Whether those who pass may read the traces of internal errors.

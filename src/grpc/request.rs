@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     future::{self, Future},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -14,7 +15,8 @@ use axum::{
     extract::{ConnectInfo, Request},
     response::Response,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use futures_util::FutureExt as _;
+use http::HeaderValue;
 use tonic::Status;
 use tower::{Layer, Service, ServiceExt};
 use tracing::{Instrument, Span, field::Empty};
@@ -25,14 +27,14 @@ use super::{
 };
 use crate::{
     error::Error,
-    limits::{GRPC_CALL_MAX, GRPC_SEND_MAX, REQUEST_ID_BYTES_MAX},
+    limits::{GRPC_CALL_MAX, GRPC_SEND_MAX},
+    telemetry::{REQUEST_ID, request_id, trace_context},
 };
 
 /// The calls that wait for a commit.
 const SEND_MESSAGE: &str = "/pb.LogicExt/SendMessage";
 const INT_SEND_MESSAGE: &str = "/pb.LogicInt/SendMessage";
 const PUSH_TO_USERS: &str = "/pb.LogicInt/PushToUsers";
-const REQUEST_ID: HeaderName = HeaderName::from_static("request_id");
 
 /// Wraps a listener's router in [`RequestService`].
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ where
             user = Empty,
             device = Empty,
         );
+        trace_context::accept(&span, request.headers(), self.guard.caller());
         if let Some(ConnectInfo(client)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
             span.record("client", tracing::field::display(client.ip()));
         }
@@ -160,51 +163,68 @@ async fn answer(
         traces,
         deadline,
     } = edge;
+    let request_id = id.to_str().unwrap_or_default();
+    let call = AssertUnwindSafe(call).catch_unwind();
     let mut response = match tokio::time::timeout(deadline, call).await {
-        Ok(response) => response?,
+        Ok(Ok(response)) => in_form(response?, request_id, traces),
+        Ok(Err(_panic)) => refusal(status::panicked(request_id)),
         Err(_) => refusal(Error::try_again("this takes too long, try again later")),
     };
-    if let Some(amended) = status::amend(&response, id.to_str().unwrap_or_default(), traces) {
-        response = amended.into_http();
-    }
+    let ended = response.extensions().get::<Status>().map(Status::code);
+    trace_context::grpc_ended(ended.unwrap_or(tonic::Code::Ok));
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)
+}
+
+/// The answer in the contract's form.
+fn in_form(response: Response, request_id: &str, with_trace: bool) -> Response {
+    match status::amend(&response, request_id, with_trace) {
+        Some(amended) => amended.into_http(),
+        None => response,
+    }
 }
 
 fn refusal(error: impl Into<Status>) -> Response {
     error.into().into_http()
 }
 
-/// The caller's request id, if it is one, or a new one.
-fn request_id(metadata: &HeaderMap) -> HeaderValue {
-    metadata
-        .get(REQUEST_ID)
-        .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.to_str().is_ok())
-        .cloned()
-        .unwrap_or_else(|| rand::random::<u64>().into())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{HeaderMap, REQUEST_ID, REQUEST_ID_BYTES_MAX, request_id};
+    use axum::body::Body;
 
-    #[test]
-    fn request_id_of_the_caller_is_kept_if_it_is_one() {
-        let kept = |value: &[u8]| {
-            let mut metadata = HeaderMap::new();
-            metadata.insert(REQUEST_ID, value.try_into().unwrap());
-            request_id(&metadata).as_bytes() == value
-        };
-        assert!(kept(b"order-17"));
-        assert!(kept(&[b'x'; REQUEST_ID_BYTES_MAX]));
-        assert!(!kept(&[b'x'; REQUEST_ID_BYTES_MAX + 1]));
-        assert!(!kept(b""));
-        assert!(!kept(b"caf\xc3\xa9"));
+    use super::*;
+
+    /// The answer to a call whose handler runs `handle`.
+    async fn call<F>(handle: fn() -> F) -> Response
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let services = tower::service_fn(move |_: Request| async move {
+            handle().await;
+            Ok(Response::new(Body::empty()))
+        });
+        let service = RequestLayer::new(Guard::business("")).layer(services);
+        let request = Request::builder().uri("/pb.LogicInt/PushToAll");
+        let request = request.header(REQUEST_ID, "order-17");
+        let answer = service.oneshot(request.body(Body::empty()).unwrap()).await;
+        answer.unwrap_or_else(|never| match never {})
     }
 
-    #[test]
-    fn new_request_ids_differ() {
-        let none = HeaderMap::new();
-        assert_ne!(request_id(&none), request_id(&none));
+    #[tokio::test]
+    async fn handler_that_panics_is_answered_as_an_internal_error() {
+        let answer = call(|| async { panic!("on purpose") }).await;
+        let status = answer.extensions().get::<Status>().unwrap();
+        assert_eq!(status.code(), tonic::Code::Internal);
+        assert_eq!(
+            status.message(),
+            "internal error, logged under request id order-17"
+        );
+        assert!(status.details().is_empty());
+        assert_eq!(answer.headers()[REQUEST_ID], "order-17");
+        assert_eq!(answer.headers()["grpc-status"], "13");
+
+        let answer = call(|| async {}).await;
+        assert!(answer.extensions().get::<Status>().is_none());
+        assert_eq!(answer.headers()[REQUEST_ID], "order-17");
     }
 }

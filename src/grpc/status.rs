@@ -46,9 +46,18 @@ pub(super) fn amend(response: &Response, request_id: &str, with_trace: bool) -> 
     }
 }
 
+/// The answer to a call whose handler panicked, which was logged when it did.
+pub(super) fn panicked(request_id: &str) -> Status {
+    Status::internal(logged_under(request_id))
+}
+
+fn logged_under(request_id: &str) -> String {
+    format!("internal error, logged under request id {request_id}")
+}
+
 fn internal(error: &Error, request_id: &str, with_trace: bool) -> Status {
     tracing::error!(%error, trace = ?error.trace(), "a request failed");
-    let message = format!("internal error, logged under request id {request_id}");
+    let message = logged_under(request_id);
     if !with_trace {
         return Status::internal(message);
     }

@@ -24,8 +24,10 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod request;
 mod serve;
 
+pub use request::with_request_ids;
 pub use serve::serve;
 
 /// `/healthz` and `/readyz`; the server is not ready once `draining` is cancelled.

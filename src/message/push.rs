@@ -22,6 +22,7 @@ use crate::{
     limits::{CONTENT_BYTES_MAX, LARGE_JOB_CHUNK, PUSH_USERS_MAX, SEND_DEADLINE},
     pb::{self, MessageType, ReceiverType},
     store::{self, append::To, within_deadline},
+    telemetry::Cause,
     timeline::{Append, NewMessage, append, pages},
 };
 
@@ -232,7 +233,7 @@ fn encode(command: Option<pb::Command>) -> Result<Bytes> {
 
 fn ephemeral(message: &NewMessage) -> Arc<Template> {
     let message = pages::new_message(message, MessageId(0), &Arc::default());
-    Arc::new(Template::new(message, DeviceId(0)))
+    Arc::new(Template::new(message, DeviceId(0)).caused_by(Cause::current()))
 }
 
 /// Why a part that is not the first was not stored: whatever is to blame, some have the message.

@@ -18,7 +18,7 @@ use crate::{
     members::Members,
     pb::{self, MessageType, ReceiverType, SenderType},
     store::{self, Store, append::To, group::Roster, within_deadline},
-    telemetry::Metrics,
+    telemetry::{Cause, Metrics},
     timeline::{Append, NewMessage, Writer, append, pages},
     user::{Directory, Profile},
 };
@@ -310,7 +310,8 @@ impl Messages {
         route: &Route,
     ) -> Result<Sent> {
         let output = pages::new_message(message, MessageId(0), profile);
-        let template = Arc::new(Template::new(output, message.device));
+        let template = Template::new(output, message.device).caused_by(Cause::current());
+        let template = Arc::new(template);
         let publish = |topic| {
             let router = &self.options.router;
             router.publish(topic, Seq::ZERO, &template);

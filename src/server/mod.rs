@@ -278,7 +278,9 @@ impl Server {
                 groups.edge.stop().clone(),
                 groups.probes.clone(),
             )
-            .merge(websocket::routes(Arc::clone(&gateway))),
+            .merge(http::with_request_ids(websocket::routes(Arc::clone(
+                &gateway,
+            )))),
             metrics: http::metrics_routes(metrics),
         };
         serve(&config.listen, listeners, gateway, routes, groups);

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -25,12 +25,15 @@ use crate::{
         WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ROWS_MAX, WRITER_QUEUE_ROWS_PER_SENDER_MAX,
     },
     pb,
+    telemetry::Cause,
 };
 
 /// One send and who waits for it.
 #[derive(Debug)]
 pub(super) struct SendJob {
     pub(super) append: Append,
+    /// The request it comes from.
+    pub(super) cause: Option<Arc<Cause>>,
     pub(super) reply: oneshot::Sender<Result<Appended>>,
     pub(super) since: Instant,
 }
@@ -39,6 +42,8 @@ pub(super) struct SendJob {
 #[derive(Debug)]
 pub(super) struct ChangeJob {
     pub(super) work: Box<dyn Work>,
+    /// The request it comes from.
+    pub(super) cause: Option<Arc<Cause>>,
     pub(super) since: Instant,
 }
 

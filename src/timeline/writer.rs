@@ -26,7 +26,7 @@ use crate::{
     lifecycle::Tasks,
     limits::{BATCH_DEADLINE, DATABASE_DEADLINE, SEND_DEADLINE, TAKE_UP_INTERVAL},
     store::{self, Outcome, Store, append::Entry},
-    telemetry::Metrics,
+    telemetry::{Cause, Metrics},
 };
 
 mod appending;
@@ -128,6 +128,7 @@ impl Writer {
         let (pending, outcome) = Pending::new(change);
         self.queue.push(Job::Change(ChangeJob {
             work: Box::new(pending),
+            cause: Cause::current(),
             since: Instant::now(),
         }))?;
         match tokio::time::timeout(DATABASE_DEADLINE, outcome).await {
@@ -154,6 +155,7 @@ fn waiting(append: Append, since: Instant) -> (SendJob, Waiting) {
     let (reply, receiver) = oneshot::channel();
     let job = SendJob {
         append,
+        cause: Cause::current(),
         reply,
         since,
     };
@@ -215,6 +217,14 @@ enum Next {
     Closed,
 }
 
+/// A message that was stored.
+struct New<'a> {
+    append: &'a Append,
+    cause: &'a Option<Arc<Cause>>,
+    id: MessageId,
+    send_time: i64,
+}
+
 struct Task {
     options: Options,
     ids: MessageIds,
@@ -272,7 +282,13 @@ impl Task {
         }
     }
 
-    fn publish_one(&self, append: &Append, id: MessageId, send_time: i64, entries: &[Entry]) {
+    fn publish_one(&self, new: New<'_>, entries: &[Entry]) {
+        let New {
+            append,
+            cause,
+            id,
+            send_time,
+        } = new;
         let router = &self.options.router;
         let mut template = None;
         for (owner, seq) in entries {
@@ -281,7 +297,8 @@ impl Task {
                 let template = template.get_or_insert_with(|| {
                     let mut message = pages::new_message(&append.message, id, &append.profile);
                     message.send_time = send_time;
-                    Arc::new(Template::new(message, append.message.device))
+                    let template = Template::new(message, append.message.device);
+                    Arc::new(template.caused_by(cause.clone()))
                 });
                 router.publish(topic, *seq, template);
             }

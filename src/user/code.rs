@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use hmac::{Hmac, Mac};
+use http::HeaderMap;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
@@ -14,6 +15,7 @@ use crate::{
     error::{Error, Result, ResultExt},
     limits::{CODE_WEBHOOK_TIMEOUT, CODES_IN_FLIGHT_MAX},
     store::verification_code::Row,
+    telemetry::trace_context,
 };
 
 /// Makes, checks and sends verification codes.
@@ -105,8 +107,11 @@ impl Codes {
             return Ok(());
         };
         let body = serde_json::json!({ "phone_number": number, "code": code });
+        let mut headers = HeaderMap::new();
+        trace_context::inject(&mut headers);
         let answer = client
             .post(url.clone())
+            .headers(headers)
             .header("content-type", "application/json")
             .body(body.to_string())
             .send()

@@ -12,14 +12,16 @@ use crate::{
     },
     id::{DeviceId, GroupId, MessageId, Seq, UserId},
     pb::bridge::{self, Frame, frame, news},
+    telemetry::{Cause, trace_context::Trace},
 };
 
 /// `Frame.instance`, eight bytes.
 const INSTANCE_KEY: u8 = (1 << 3) | 1;
 /// `Frame.message`, length-delimited.
 const MESSAGE_KEY: u8 = (15 << 3) | 2;
-/// Bytes around a message, at most: eleven fields of a key and a varint, and a mark with two.
-pub(super) const ENVELOPE_BYTES_MAX: usize = 14 * 11;
+/// Bytes around a message, at most, without the texts of its cause: thirteen fields of a key and a
+/// varint, and a mark with two.
+pub(super) const ENVELOPE_BYTES_MAX: usize = 16 * 11;
 /// The highest `Frame.must_know` that this version knows.
 const KNOWN: u32 = 0;
 /// Past every position: clients keep them in doubles.
@@ -62,6 +64,8 @@ pub(super) fn is_of(bytes: &[u8], instance: u64) -> bool {
 /// Writes an entry or an ephemeral message.
 pub(super) fn put_push(out: &mut BytesMut, by: Writer, push: &Push, after: Seq) {
     let template = &push.template;
+    let (request_id, trace) = cause_out(template.cause());
+    let cause_len = request_id.len() + trace.len();
     let head = Frame {
         instance: by.instance,
         cluster: by.cluster,
@@ -70,10 +74,12 @@ pub(super) fn put_push(out: &mut BytesMut, by: Writer, push: &Push, after: Seq) 
         is_for_many: template.is_for_many(),
         after: after.get(),
         mark: mark_out(push.mark()),
+        request_id,
+        trace,
         ..Default::default()
     };
     let message = template.message();
-    out.reserve(ENVELOPE_BYTES_MAX + message.len());
+    out.reserve(ENVELOPE_BYTES_MAX + cause_len + message.len());
     head.encode_raw(out);
     out.put_u8(MESSAGE_KEY);
     encode_varint(message.len() as u64, out);
@@ -150,7 +156,9 @@ pub(super) fn read(
     // A copy: the original keeps alive whatever else was read with it.
     let message = frame.message.to_vec().into_boxed_slice();
     let mark = mark_in(frame.mark);
-    let template = Template::received(DeviceId(frame.origin), mark, frame.is_for_many, message);
+    let cause = Cause::received(frame.request_id, &frame.trace);
+    let template = Template::received(DeviceId(frame.origin), mark, frame.is_for_many, message)
+        .caused_by(cause);
     let push = Push {
         seq,
         template: template.into(),
@@ -185,6 +193,16 @@ fn news_in(news: news::News) -> Option<News> {
         },
         news::News::HintsLost(_) => News::HintsLost,
     })
+}
+
+/// The two fields that tell of a cause; empty for none, and then nothing of them is written.
+fn cause_out(cause: Option<&Cause>) -> (String, Bytes) {
+    let Some(cause) = cause else {
+        return Default::default();
+    };
+    let trace = cause.trace().map(Trace::to_bytes);
+    let trace = trace.map(|bytes| Bytes::copy_from_slice(&bytes));
+    (cause.request_id().to_owned(), trace.unwrap_or_default())
 }
 
 fn mark_out(mark: Mark) -> Option<frame::Mark> {
@@ -276,6 +294,7 @@ mod tests {
             prop_assert_eq!((came.seq, came_after), (push.seq, Seq(after)));
             prop_assert_eq!(came.origin(), push.origin());
             prop_assert_eq!(came.mark(), mark);
+            prop_assert!(came.template.cause().is_none());
             let reader = UserId(7);
             prop_assert_eq!(
                 came.encode(reader).pieces().concat(),
@@ -301,6 +320,35 @@ mod tests {
             is_of(&bytes, 1);
             let _ = read(bytes.into(), 0, Some(Topic::Everyone));
         }
+    }
+
+    /// Where nobody there wants to know it, it is left out.
+    #[test]
+    fn cause_comes_with_its_message() {
+        let trace = Trace::from_bytes(&[7; Trace::BYTES]);
+        let cause = Cause::new("order-17".into(), trace);
+        let template = Template::received(DeviceId(1), Mark::None, false, vec![1; 10].into());
+        let push = Push {
+            seq: Seq(1),
+            template: template.caused_by(cause).into(),
+        };
+        let by = Writer {
+            cluster: 1,
+            instance: 2,
+        };
+        let mut out = BytesMut::new();
+        put_push(&mut out, by, &push, Seq::ZERO);
+        let came = || match read(out.clone().freeze(), 1, Some(USER)) {
+            Ok(Content::Push(push, _)) => push,
+            other => panic!("{other:?}"),
+        };
+        assert!(came().template.cause().is_none());
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            let came = came();
+            let cause = came.template.cause().unwrap();
+            assert_eq!((cause.request_id(), cause.trace()), ("order-17", trace));
+            assert_eq!(came.encode(UserId(1)).pieces()[1], [1; 10]);
+        });
     }
 
     const GROUP: Topic = Topic::Group(GroupId(1));

@@ -60,8 +60,8 @@ impl Connection {
             // Nothing that ends the connection matters any more.
             let _ = self.finish(working.await);
         }
-        while let Some((_, receipt)) = self.receipts.front_mut() {
-            let sent = receipt.done().await;
+        while let Some(sending) = self.receipts.front_mut() {
+            let sent = sending.receipt.done().await;
             self.answer_stored(sent);
         }
     }

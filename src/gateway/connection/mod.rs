@@ -20,18 +20,14 @@ use tokio::{
 use super::{
     Gateway,
     close::Close,
-    dispatch::{Done, Head},
+    dispatch::{Done, Sending},
     frame::Framing,
     link::{self, Link},
     rate::Rate,
     session::Session,
 };
 use crate::{
-    config::seconds,
-    delivery::handle::Eviction,
-    error::Result as ImResult,
-    message::{Receipt, Sent},
-    pb,
+    config::seconds, delivery::handle::Eviction, error::Result as ImResult, message::Sent, pb,
 };
 
 mod ending;
@@ -64,7 +60,7 @@ pub(super) struct Connection {
     /// The package that is being served.
     working: Option<BoxFuture<'static, Done>>,
     /// Messages that wait for their commit, in the order they were sent in.
-    receipts: VecDeque<(Head, Receipt)>,
+    receipts: VecDeque<Sending>,
     rate: Rate,
     /// While frames wait for the rate: when the next one may be taken.
     paused_until: Option<Instant>,
@@ -276,9 +272,9 @@ async fn worked(working: &mut Option<BoxFuture<'static, Done>>) -> Done {
 }
 
 /// Waits for the oldest message that waits for its commit; for ever when none does.
-async fn stored(receipts: &mut VecDeque<(Head, Receipt)>) -> ImResult<Sent> {
+async fn stored(receipts: &mut VecDeque<Sending>) -> ImResult<Sent> {
     match receipts.front_mut() {
-        Some((_, receipt)) => receipt.stored().await,
+        Some(sending) => sending.receipt.stored().await,
         None => std::future::pending().await,
     }
 }

@@ -11,11 +11,11 @@ use crate::{
     error::{Error, Result as ImResult},
     gateway::{
         close::Close,
-        dispatch::{self, Done, Head},
+        dispatch::{self, Done, Head, Sending},
         link::Link,
         session::Admission,
     },
-    id::{GroupId, Owner, Seq, UserId},
+    id::{DeviceId, GroupId, Owner, Seq, UserId},
     limits::{SENDS_IN_FLIGHT_MAX, WRITE_BUFFER_BYTES_MAX},
     message::{Origin, Sent},
     pb,
@@ -65,21 +65,26 @@ impl Connection {
                     dispatch::sign_in_again(&self.gateway, user, link.shared_handle(), input)
                 });
             }
-            (Admission::Sync, Some((user, _))) => {
-                self.begin_sync(user, head, input.data);
+            (Admission::Sync, Some((user, device))) => {
+                self.begin_sync(Origin { user, device }, head, input.data);
             }
             (Admission::Send, Some((user, device))) => {
                 let from = Origin { user, device };
                 self.working = Some(dispatch::send(&self.gateway, from, input));
             }
             (Admission::Heartbeat, _) => self.answer(&head.empty()),
-            (Admission::Ack, _) => {
+            (Admission::Ack, from) => {
+                let (user, device) = from.unzip();
+                // Nothing of it is logged but at debug level, and there are very many.
+                let span = tracing::debug_span!("ack", request_id = %head.request_id, user = user.map(UserId::get), device = device.map(DeviceId::get));
+                let _span = span.entered();
                 if let Err(error) = self.ack(input.data) {
                     self.answer(&head.error(&error));
                 }
             }
-            (Admission::SubscribeRoom, Some(_)) => {
-                self.working = Some(dispatch::subscribe_room(&self.gateway, input));
+            (Admission::SubscribeRoom, Some((user, device))) => {
+                let from = Origin { user, device };
+                self.working = Some(dispatch::subscribe_room(&self.gateway, from, input));
             }
             (Admission::Refuse(error), _) => self.answer(&head.error(&error)),
             (Admission::End(error), _) => {
@@ -105,7 +110,7 @@ impl Connection {
                 return Err(Close::SignInRefused);
             }
             Done::Answered(answer) => self.answer(&answer),
-            Done::Accepted(head, receipt) => self.receipts.push_back((head, receipt)),
+            Done::Accepted(sending) => self.receipts.push_back(sending),
             Done::Synced(answer, ends) => {
                 self.answer(&answer);
                 self.page_given(&ends);
@@ -140,14 +145,14 @@ impl Connection {
     }
 
     /// What is asked for is held at once, before anything is read.
-    fn begin_sync(&mut self, user: UserId, head: Head, data: Bytes) {
+    fn begin_sync(&mut self, from: Origin, head: Head, data: Bytes) {
         match dispatch::decode::<pb::SyncInput>(data) {
             Ok(asked) => {
                 self.session.begin_sync();
                 if let Some(link) = &mut self.link {
                     link.hold(asked.group_seqs.keys().copied().map(GroupId));
                 }
-                self.working = Some(dispatch::sync(&self.gateway, user, head, asked));
+                self.working = Some(dispatch::sync(&self.gateway, from, head, asked));
             }
             Err(error) => self.sync_failed(&head.error(&error)),
         }
@@ -216,10 +221,10 @@ impl Connection {
     }
 
     pub(super) fn answer_stored(&mut self, sent: ImResult<Sent>) {
-        if let Some((head, _)) = self.receipts.pop_front() {
+        if let Some(Sending { head, span, .. }) = self.receipts.pop_front() {
             let answer = match sent {
                 Ok(sent) => head.ok(&pb::SendMessageResp::from(sent)),
-                Err(error) => head.error(&error),
+                Err(error) => span.in_scope(|| head.error(&error)),
             };
             self.answer(&answer);
         }

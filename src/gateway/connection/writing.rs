@@ -10,7 +10,12 @@ use bytes::{Buf, BytesMut};
 use prost::Message as _;
 
 use super::Connection;
-use crate::{config::seconds, delivery::handle::Eviction, gateway::close::Close, pb};
+use crate::{
+    config::seconds,
+    delivery::handle::Eviction,
+    gateway::{close::Close, dispatch::Sending},
+    pb,
+};
 
 impl Connection {
     pub(super) fn answer(&mut self, output: &pb::Output) {
@@ -63,7 +68,7 @@ impl Connection {
                 .map(|since| since + seconds(config.write_timeout_s)),
             self.receipts
                 .front()
-                .and_then(|(_, receipt)| receipt.deadline()),
+                .and_then(|sending| sending.receipt.deadline()),
             self.paused_until,
             self.time_left().map(|left| now + left),
         ]
@@ -102,7 +107,7 @@ impl Connection {
         if self.session.release_expired(now) {
             self.release();
         }
-        while let Some((_, receipt)) = self.receipts.front_mut()
+        while let Some(Sending { receipt, .. }) = self.receipts.front_mut()
             && receipt.deadline().is_some_and(|deadline| deadline <= now)
         {
             let overdue = receipt.give_up();

@@ -74,7 +74,10 @@ impl Link {
         out: &mut BytesMut,
     ) -> u32 {
         let device = self.device();
-        let mut outlet = self.outlet(framing, out);
+        let Some(topic) = self.follows.topic(slot) else {
+            return 0;
+        };
+        let mut outlet = self.outlet(topic, framing, out);
         let Some(follow) = self.follows.get_mut(slot) else {
             return 0;
         };

@@ -131,6 +131,11 @@ impl Follows {
         self.slots.get_mut(slot as usize)
     }
 
+    /// What is followed in a slot.
+    pub(super) fn topic(&self, slot: SlotKey) -> Option<Topic> {
+        self.get(slot).map(|follow| follow.feed.topic())
+    }
+
     /// The slot of a large group that is followed.
     pub(super) fn of_group(&self, group: GroupId) -> Option<SlotKey> {
         let place = self.place_of(group).ok()?;

@@ -245,7 +245,10 @@ impl Link {
     /// Reads one feed.
     fn read(&mut self, slot: SlotKey, framing: &Framing, out: &mut BytesMut) -> u32 {
         let device = self.device();
-        let mut outlet = self.outlet(framing, out);
+        let Some(topic) = self.follows.topic(slot) else {
+            return 0;
+        };
+        let mut outlet = self.outlet(topic, framing, out);
         let Some(follow) = self.follows.get_mut(slot) else {
             return 0;
         };
@@ -261,9 +264,11 @@ impl Link {
         given
     }
 
-    fn outlet<'a>(&self, framing: &'a Framing, out: &'a mut BytesMut) -> Outlet<'a> {
+    fn outlet<'a>(&self, topic: Topic, framing: &'a Framing, out: &'a mut BytesMut) -> Outlet<'a> {
         Outlet {
             reader: self.user,
+            device: self.device(),
+            topic,
             framing,
             out,
             covered: self.memberships.covered(),

@@ -3,15 +3,21 @@
 use bytes::BytesMut;
 
 use crate::{
-    delivery::push::{Mark, Push},
+    delivery::{
+        push::{Mark, Push},
+        topic::Topic,
+    },
     gateway::frame::Framing,
-    id::{GroupId, MessageId, Seq, UserId},
+    id::{DeviceId, GroupId, MessageId, Seq, UserId},
     limits::WRITE_BUFFER_BYTES_MAX,
+    telemetry::Pushed,
 };
 
 /// Writes pushes as frames.
 pub(super) struct Outlet<'a> {
     pub(super) reader: UserId,
+    pub(super) device: DeviceId,
+    pub(super) topic: Topic,
     pub(super) framing: &'a Framing,
     pub(super) out: &'a mut BytesMut,
     /// Changes of memberships up to this position of the user's timeline are known.
@@ -35,6 +41,14 @@ impl Outlet<'_> {
     pub(super) fn put(&mut self, push: &Push) -> bool {
         let encoded = push.encode(self.reader);
         self.framing.put_pieces(&encoded.pieces(), self.out);
+        if let Some(cause) = push.template.cause() {
+            cause.pushed(Pushed {
+                user: self.reader.get(),
+                device: self.device.get(),
+                topic: self.topic,
+                seq: push.seq.get(),
+            });
+        }
         self.notice(push);
         !self.noticed.has_left && self.out.len() < WRITE_BUFFER_BYTES_MAX
     }

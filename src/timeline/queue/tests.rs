@@ -24,6 +24,7 @@ fn send_job(sender: i64, number: usize, rows: usize, bytes: usize) -> SendJob {
     SendJob {
         append,
         reply,
+        cause: None,
         since: Instant::now(),
     }
 }
@@ -55,6 +56,7 @@ impl Work for Untried {
 fn change(by: i64) -> Job {
     Job::Change(ChangeJob {
         work: Box::new(Untried(by)),
+        cause: None,
         since: Instant::now(),
     })
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Task, is_late,
+    New, Task, is_late,
     retry::{Next, Retry},
     too_late, unknown_outcome,
 };
@@ -206,7 +206,13 @@ impl Task {
                     send_time,
                     entries,
                 } => {
-                    self.publish_one(&job.append, id, send_time, &entries);
+                    let new = New {
+                        append: &job.append,
+                        cause: &job.cause,
+                        id,
+                        send_time,
+                    };
+                    self.publish_one(new, &entries);
                     Ok(Appended {
                         seq: job.append.answered_seq(&entries),
                         message_id: id,

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{
-    Task, is_late,
+    New, Task, is_late,
     retry::{Next, Retry},
     too_late, unknown_outcome,
 };
@@ -43,7 +43,11 @@ enum Failed {
 impl Task {
     /// Makes a change, publishes what announces it, and answers.
     pub(super) async fn change(&mut self, job: ChangeJob) {
-        let ChangeJob { mut work, since } = job;
+        let ChangeJob {
+            mut work,
+            cause,
+            since,
+        } = job;
         if is_late(since) {
             work.failed(too_late());
             return;
@@ -67,7 +71,13 @@ impl Task {
                 self.observe(written.epoch);
                 let announced = written.announcements.iter().zip(ids);
                 for ((append, id), entries) in announced.zip(&written.entries) {
-                    self.publish_one(append, id, append.message.send_time, entries);
+                    let new = New {
+                        append,
+                        cause: &cause,
+                        id,
+                        send_time: append.message.send_time,
+                    };
+                    self.publish_one(new, entries);
                 }
                 work.done();
             }
