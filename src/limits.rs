@@ -378,6 +378,41 @@ pub const CODES_IN_FLIGHT_MAX: usize = 256;
 /// How long the webhook may take to accept a verification code.
 pub const CODE_WEBHOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest signed token (JWT) in bytes; it must fit a request's head.
+pub const JWT_BYTES_MAX: usize = 8 * 1024;
+const _: () = assert!(JWT_BYTES_MAX < HTTP_BUFFER_BYTES_MAX);
+const _: () = assert!(JWT_BYTES_MAX < HTTP2_HEADER_BYTES_MAX as usize);
+/// How far the clock of whoever signs tokens may run ahead of this one, for `nbf`.
+pub const JWT_NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(5);
+/// A token that expires later expires then, in unix milliseconds: the last second of the year 9999.
+pub const JWT_EXPIRY_MAX_MS: i64 = 253_402_300_799_000;
+/// A shorter secret, in bytes, is warned about.
+pub const JWT_SECRET_BYTES_LOW: usize = 32;
+/// Largest file of a public key in bytes.
+pub const JWT_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Fewest bits of an RSA key.
+pub const RSA_BITS_MIN: usize = 2_048;
+/// Most bits of an RSA key.
+pub const RSA_BITS_MAX: usize = 4_096;
+/// Largest key set in bytes.
+pub const KEY_SET_BYTES_MAX: usize = 256 * 1024;
+/// Keys of a set that are used.
+pub const KEY_SET_KEYS_MAX: usize = 64;
+/// Keys that are tried for a token that names none.
+pub const KEY_SET_TRIED_MAX: usize = 8;
+/// Time between two fetches of a key set, whoever asks for it.
+pub const KEY_SET_INTERVAL_MIN: Duration = Duration::from_secs(3);
+/// How often a key set is fetched when nobody asks for it.
+pub const KEY_SET_REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+/// How long a key set may take to come.
+pub const KEY_SET_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a token waits for a key set that knows its key.
+pub const KEY_SET_WAIT_MAX: Duration = Duration::from_secs(5);
+const _: () = assert!(KEY_SET_INTERVAL_MIN.as_millis() < KEY_SET_WAIT_MAX.as_millis());
+const _: () = assert!(KEY_SET_WAIT_MAX.as_millis() < GRPC_CALL_MAX.as_millis());
+/// Tokens that wait for it at the same time.
+pub const KEY_SET_WAITING_MAX: usize = 1_024;
+
 /// Longest request of a device over gRPC in bytes: a message with everything, and no more, because
 /// requests are held in memory before anybody is known to have sent them.
 pub const GRPC_REQUEST_BYTES_MAX: usize = 96 * 1024;
