@@ -52,6 +52,11 @@ impl Tasks {
         });
     }
 
+    /// `work`, which the caller does himself; a shutdown waits for it as for a task, from now on.
+    pub fn track<F: Future>(&self, work: F) -> impl Future<Output = F::Output> {
+        self.tracker.track_future(work)
+    }
+
     /// Another group of tasks of the same server, with a stop signal of its own: a shutdown ends
     /// one group after the other.
     #[must_use]

@@ -322,6 +322,12 @@ pub const HTTP_FIRST_REQUEST_MAX: Duration = Duration::from_secs(30);
 const _: () = assert!(HTTP_HEAD_MAX.as_millis() < HTTP_FIRST_REQUEST_MAX.as_millis());
 /// Bytes of an HTTP/1.1 connection's buffer; the head of a request must fit.
 pub const HTTP_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a request that are read after its answer is known, so that its client comes to read it.
+pub const REQUEST_REST_BYTES_MAX: usize = 1024 * 1024;
+/// How long that may take.
+pub const REQUEST_REST_MAX: Duration = Duration::from_secs(1);
+const _: () =
+    assert!(GRPC_SEND_MAX.as_millis() + REQUEST_REST_MAX.as_millis() < HTTP_DRAIN_MAX.as_millis());
 /// Bytes of an HTTP/2 request's headers.
 pub const HTTP2_HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Requests at the same time on one HTTP/2 connection.

@@ -36,6 +36,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod user_ext;
+mod web;
 
 pub use caller::Caller;
 use caller::Guard;

@@ -184,7 +184,7 @@ fn in_form(response: Response, request_id: &str, with_trace: bool) -> Response {
     }
 }
 
-fn refusal(error: impl Into<Status>) -> Response {
+pub(super) fn refusal(error: impl Into<Status>) -> Response {
     error.into().into_http()
 }
 

@@ -1,5 +1,6 @@
 //! The routes of the HTTP listeners that belong to no domain: health and metrics. Other routes,
-//! such as the WebSocket, are merged by `server`; `serve` speaks HTTP on accepted connections.
+//! such as the WebSocket, are merged by `server`; `rest` reads what they leave of a request, and
+//! `serve` speaks HTTP on accepted connections.
 
 use std::{sync::Arc, time::Instant};
 
@@ -25,9 +26,11 @@ use crate::{
 };
 
 mod request;
+mod rest;
 mod serve;
 
 pub use request::with_request_ids;
+pub use rest::read_rest;
 pub use serve::serve;
 
 /// `/healthz` and `/readyz`; the server is not ready once `draining` is cancelled.

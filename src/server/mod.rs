@@ -25,7 +25,7 @@ use crate::{
     timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
     user::{Accounts, Directory},
 };
-use axum::Router;
+use axum::{Router, middleware::from_fn};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -269,18 +269,20 @@ impl Server {
             core.spawn_critical("presence", keeper.run(stop.clone()));
         }
         start_housekeeping(core, &memory, &writer, &store, clock, interval);
+        let public = http::health_routes(
+            store.clone(),
+            groups.edge.stop().clone(),
+            groups.probes.clone(),
+        )
+        .merge(http::with_request_ids(websocket::routes(Arc::clone(
+            &gateway,
+        ))))
+        .merge(external.web(&groups.edge));
         let health = [external.health, internal.health];
         let routes = Routes {
             external: external.router,
             internal: internal.router,
-            public: http::health_routes(
-                store.clone(),
-                groups.edge.stop().clone(),
-                groups.probes.clone(),
-            )
-            .merge(http::with_request_ids(websocket::routes(Arc::clone(
-                &gateway,
-            )))),
+            public: public.layer(from_fn(http::read_rest)),
             metrics: http::metrics_routes(metrics),
         };
         serve(&config.listen, listeners, gateway, routes, groups);

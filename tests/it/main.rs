@@ -62,6 +62,7 @@ mod group_retry;
 mod group_rights;
 mod group_small;
 mod group_sync;
+mod grpc_web;
 mod holding;
 mod internal;
 mod internal_send;

@@ -1,6 +1,8 @@
-//! One plain HTTP GET, as a load balancer or Prometheus would send it.
+//! One plain HTTP GET, as a load balancer or Prometheus would send it; and requests with headers.
 
 use std::net::SocketAddr;
+
+use http::Method;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -34,6 +36,31 @@ pub async fn try_get(address: SocketAddr, path: &str) -> std::io::Result<Answer>
         status: status.expect("an HTTP status"),
         body: body.to_owned(),
     })
+}
+
+/// A client that is not built yet.
+pub fn client() -> reqwest::ClientBuilder {
+    // It wants one even where nothing is encrypted.
+    let _installed_already = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}
+
+/// A request without a body, with `headers`.
+pub async fn ask(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> reqwest::Response {
+    let url = format!("http://{address}{path}");
+    let client = client().build().expect("a client");
+    let mut request = client.request(method, url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    soon("an HTTP answer", request.send())
+        .await
+        .expect("an HTTP answer")
 }
 
 /// Gets `path` of a server that is there.

@@ -12,6 +12,7 @@ pub mod events;
 pub mod friends;
 pub mod group_history;
 pub mod groups;
+pub mod grpc_web;
 pub mod history;
 pub mod http;
 pub mod internal;
