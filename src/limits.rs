@@ -328,6 +328,8 @@ pub const REQUEST_REST_BYTES_MAX: usize = 1024 * 1024;
 pub const REQUEST_REST_MAX: Duration = Duration::from_secs(1);
 const _: () =
     assert!(GRPC_SEND_MAX.as_millis() + REQUEST_REST_MAX.as_millis() < HTTP_DRAIN_MAX.as_millis());
+/// How long a browser need not ask again what a page of an allowed origin may send; browsers cap it.
+pub const PREFLIGHT_CACHED_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 /// Bytes of an HTTP/2 request's headers.
 pub const HTTP2_HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Requests at the same time on one HTTP/2 connection.

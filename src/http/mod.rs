@@ -1,6 +1,6 @@
 //! The routes of the HTTP listeners that belong to no domain: health and metrics. Other routes,
-//! such as the WebSocket, are merged by `server`; `rest` reads what they leave of a request, and
-//! `serve` speaks HTTP on accepted connections.
+//! such as the WebSocket, are merged by `server`; `origins` says which web pages may use them,
+//! `rest` reads what they leave of a request, and `serve` speaks HTTP on accepted connections.
 
 use std::{sync::Arc, time::Instant};
 
@@ -25,10 +25,12 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod origins;
 mod request;
 mod rest;
 mod serve;
 
+pub use origins::Origins;
 pub use request::with_request_ids;
 pub use rest::read_rest;
 pub use serve::serve;

@@ -269,20 +269,21 @@ impl Server {
             core.spawn_critical("presence", keeper.run(stop.clone()));
         }
         start_housekeeping(core, &memory, &writer, &store, clock, interval);
+        let origins = http::Origins::new(&config.http.allowed_origins);
         let public = http::health_routes(
             store.clone(),
             groups.edge.stop().clone(),
             groups.probes.clone(),
         )
-        .merge(http::with_request_ids(websocket::routes(Arc::clone(
-            &gateway,
-        ))))
+        .merge(http::with_request_ids(
+            origins.guard(websocket::routes(Arc::clone(&gateway))),
+        ))
         .merge(external.web(&groups.edge));
         let health = [external.health, internal.health];
         let routes = Routes {
             external: external.router,
             internal: internal.router,
-            public: public.layer(from_fn(http::read_rest)),
+            public: origins.share(public.layer(from_fn(http::read_rest))),
             metrics: http::metrics_routes(metrics),
         };
         serve(&config.listen, listeners, gateway, routes, groups);

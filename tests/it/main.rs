@@ -33,6 +33,7 @@ mod cluster_rooms;
 mod codes;
 mod config;
 mod connection_sign_in;
+mod cors;
 mod crash;
 mod database_held;
 mod deadlines;

@@ -72,13 +72,26 @@ pub async fn open_tcp(address: SocketAddr) -> (Reader, Writer) {
 
 /// Opens a WebSocket at `path`, or returns the HTTP status that refused the upgrade.
 pub async fn open_web_socket(address: SocketAddr, path: &str) -> Result<(Reader, Writer), u16> {
+    try_open_web_socket(address, path, &[]).await
+}
+
+/// As [`open_web_socket`], with headers besides those of every handshake.
+pub async fn try_open_web_socket(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(Reader, Writer), u16> {
     let mut socket = soon("connect over HTTP", TcpStream::connect(address))
         .await
         .expect("connect over HTTP");
-    let request = format!(
+    let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
     socket.write_all(request.as_bytes()).await.expect("upgrade");
     let mut buffer = BytesMut::new();
     let end = soon("the answer to an upgrade", async {
