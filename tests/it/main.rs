@@ -18,6 +18,7 @@ mod attempts;
 mod authorization;
 mod bad_frames;
 mod bad_messages;
+mod browser;
 mod cluster_clocks;
 mod cluster_database_away;
 mod cluster_delivery;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod balancer;
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod connection;
