@@ -13,6 +13,7 @@ pub mod config;
 pub mod delivery;
 pub mod device;
 pub mod error;
+pub mod file;
 pub mod friend;
 pub mod friendships;
 pub mod gateway;

@@ -441,8 +441,66 @@ pub const GRPC_CALL_MAX: Duration = Duration::from_millis(6_800);
 pub const GRPC_SEND_MAX: Duration = Duration::from_millis(9_800);
 const _: () = assert!(SEND_DEADLINE.as_millis() < GRPC_SEND_MAX.as_millis());
 const _: () = assert!(DATABASE_DEADLINE.as_millis() < GRPC_CALL_MAX.as_millis());
+/// Longest name of a file in bytes.
+pub const FILE_NAME_BYTES_MAX: usize = 255;
+/// Uploads at the same time; each has a part of its file in memory.
+pub const UPLOADS_AT_ONCE_MAX: usize = 64;
+/// Uploads that wait until they may begin; beyond it one is answered 10004 at once.
+pub const UPLOADS_WAITING_MAX: usize = 1_024;
+/// How long an upload waits until it may begin.
+pub const UPLOAD_TURN_MAX: Duration = Duration::from_secs(10);
+/// Users whose rate of uploads is counted at the same time.
+pub const UPLOAD_RATES_MAX: usize = 65_536;
+/// How long an upload may be silent.
+pub const UPLOAD_STALL_MAX: Duration = Duration::from_secs(30);
+/// Slowest average rate of an upload, in bytes a second, after [`UPLOAD_GRACE`].
+pub const UPLOAD_BYTES_PER_S_MIN: u64 = 4 * 1024;
+/// Time an upload may take whatever its rate is.
+pub const UPLOAD_GRACE: Duration = Duration::from_secs(60);
+/// Longest time an upload may take.
+pub const UPLOAD_MAX: Duration = Duration::from_secs(3_600);
+/// How long an upload may go on in a drain.
+pub const UPLOAD_DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Bytes of an upload's body that are not its file: boundaries, headers of parts, other fields.
+pub const UPLOAD_OVERHEAD_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of the headers of one part of an upload's body.
+pub const UPLOAD_PART_HEADER_BYTES_MAX: usize = 16 * 1024;
+const _: () = assert!(UPLOAD_PART_HEADER_BYTES_MAX < UPLOAD_OVERHEAD_BYTES_MAX);
+/// How long what comes of an upload that was refused is still read and thrown away: a client that writes
+/// all before it reads would otherwise not get the answer.
+pub const UPLOAD_LINGER_MAX: Duration = Duration::from_secs(5);
+/// Bytes of a request about a direct upload.
+pub const FILE_REQUEST_BYTES_MAX: usize = 8 * 1024;
+/// How long a URL for a direct upload is good.
+pub const DIRECT_UPLOAD_MAX: Duration = Duration::from_secs(15 * 60);
+/// After so long an upload that has not ended never will: it is given up, and what is stored of it is
+/// removed. Twice what it may take, because instances' clocks differ.
+pub const UPLOAD_PENDING_MAX: Duration = Duration::from_secs(2 * 3_600);
+const _: () = assert!(2 * UPLOAD_MAX.as_millis() <= UPLOAD_PENDING_MAX.as_millis());
+const _: () = assert!(2 * DIRECT_UPLOAD_MAX.as_millis() <= UPLOAD_PENDING_MAX.as_millis());
+/// Between two looks for uploads that are given up.
+pub const FILE_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+/// Rows of such uploads that one query reads.
+pub const FILE_SWEEP_CHUNK: u64 = 256;
+/// Files of which name, type, size and checksum are kept in memory.
+pub const FILES_CACHED_MAX: u64 = 10_000;
+/// Bytes of a file that are written to a folder at once.
+pub const FOLDER_PART_BYTES: usize = 256 * 1024;
+/// Bytes of a file that are sent to S3 at once: the fewest it takes.
+pub const S3_PART_BYTES: usize = 5 * 1024 * 1024;
+/// Parts of one file that S3 takes.
+pub const S3_PARTS_MAX: usize = 10_000;
+/// How long a connection to the file storage may take.
+pub const STORAGE_CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long a short call of the file storage may take.
+pub const STORAGE_CALL_MAX: Duration = Duration::from_secs(10);
+/// How long the file storage may take to store one part, or to put the parts together.
+pub const STORAGE_PART_MAX: Duration = Duration::from_secs(60);
+/// How long the file storage may be silent within an answer.
+pub const STORAGE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long a drain waits for what is under way on one HTTP connection.
 pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(11);
+const _: () = assert!(UPLOAD_DRAIN_MAX.as_millis() < HTTP_DRAIN_MAX.as_millis());
 const _: () = assert!(GRPC_SEND_MAX.as_millis() < HTTP_DRAIN_MAX.as_millis());
 /// How long closing the database may take at the end.
 pub const DATABASE_CLOSE_MAX: Duration = Duration::from_secs(3);

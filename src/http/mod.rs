@@ -25,6 +25,7 @@ use crate::{
     telemetry::Metrics,
 };
 
+pub mod files;
 mod origins;
 mod request;
 mod rest;

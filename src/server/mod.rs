@@ -11,6 +11,7 @@ use crate::{
     delivery::{handle::Eviction, release, router},
     device::Devices,
     error::{Error, Result},
+    file::{self, Files},
     friend::Friends,
     friendships::Friendships,
     gateway::{self, Gateway, websocket},
@@ -243,6 +244,20 @@ impl Server {
             draining: groups.edge.stop().clone(),
             metrics: Arc::clone(&metrics),
         });
+        let files = file::Options {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            tasks: groups.edge.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let files = Arc::new(Files::open(files, &config.files)?);
+        let sweep = Arc::clone(&files).sweep(core.stop().clone());
+        core.spawn_critical("file sweep", sweep);
+        let files = http::files::routes(http::files::Options {
+            files,
+            authenticator: Arc::clone(&authenticator),
+            metrics: Arc::clone(&metrics),
+        });
         let external = grpc::external(grpc::External {
             authenticator: Arc::clone(&authenticator),
             accounts,
@@ -283,7 +298,7 @@ impl Server {
         let routes = Routes {
             external: external.router,
             internal: internal.router,
-            public: origins.share(public.layer(from_fn(http::read_rest))),
+            public: origins.share(public.layer(from_fn(http::read_rest)).merge(files)),
             metrics: http::metrics_routes(metrics),
         };
         serve(&config.listen, listeners, gateway, routes, groups);

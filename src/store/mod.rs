@@ -34,6 +34,7 @@ mod commit;
 pub mod device;
 pub mod entity;
 mod failure;
+pub mod file;
 pub mod friend;
 pub mod group;
 pub mod id_block;

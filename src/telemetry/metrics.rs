@@ -46,6 +46,8 @@ pub struct Metrics {
     pub sync_pages: Counter,
     /// Sign-ins on long connections by how they ended.
     pub sign_ins: Outcomes,
+    /// Uploads of files.
+    pub uploads: Uploads,
     /// The bridge to other instances.
     pub bridge: Bridge,
     closes: Family<Label, Counter>,
@@ -92,6 +94,17 @@ pub struct SendOutcomes {
     pub refused: Counter,
     /// Not stored because of the server or its database.
     pub failed: Counter,
+}
+
+/// Uploads of files.
+#[derive(Debug)]
+pub struct Uploads {
+    /// How they are answered.
+    pub outcomes: Outcomes,
+    /// Those whose clients hung up before they were answered.
+    pub cut_off: Counter,
+    /// Bytes of the files that are stored.
+    pub bytes: Counter,
 }
 
 /// How something ends that is allowed or not.
@@ -147,6 +160,7 @@ impl Default for Metrics {
                 "Database reads for sessions too slow for the ring",
             ),
             sync_pages: count(im, "sync_pages", "Pages answered to SyncInput"),
+            uploads: Uploads::of(im),
             bridge: Bridge::of(im.sub_registry_with_prefix("bridge")),
             registry,
         }
@@ -181,6 +195,16 @@ impl Metrics {
                 self.sign_ins.failed.inc()
             }
             Err(_) => self.sign_ins.refused.inc(),
+        };
+    }
+
+    /// Counts an upload that is answered.
+    pub fn upload_done<T>(&self, result: &Result<T>) {
+        let outcomes = &self.uploads.outcomes;
+        match result.as_ref().map_err(Error::code) {
+            Ok(_) => outcomes.ok.inc(),
+            Err(Some(Code::TryAgain) | None) => outcomes.failed.inc(),
+            Err(Some(_)) => outcomes.refused.inc(),
         };
     }
 
@@ -233,6 +257,22 @@ impl Outcomes {
             ok: family.get_or_create_owned(&[("result", "ok")]),
             refused: family.get_or_create_owned(&[("result", "refused")]),
             failed: family.get_or_create_owned(&[("result", "failed")]),
+        }
+    }
+}
+
+impl Uploads {
+    fn of(registry: &mut Registry) -> Self {
+        let uploads = Family::<Label, Counter>::default();
+        registry.register("uploads", "Uploads of files by result", uploads.clone());
+        Self {
+            outcomes: Outcomes::of(&uploads),
+            cut_off: uploads.get_or_create_owned(&[("result", "cut_off")]),
+            bytes: count(
+                registry,
+                "upload_bytes",
+                "Bytes of the files that were stored",
+            ),
         }
     }
 }
@@ -320,6 +360,8 @@ mod tests {
             "im_gaps_filled_total 0",
             "im_catch_up_reads_total 0",
             "im_sync_pages_total 0",
+            "im_uploads_total{result=\"cut_off\"} 0",
+            "im_upload_bytes_total 0",
             "im_bridge_published_total 0",
             "im_bridge_publish_dropped_total 0",
             "im_bridge_publish_queue 0",

@@ -6,6 +6,7 @@ pub mod auth_token;
 pub mod cluster;
 pub mod device;
 pub mod device_ack;
+pub mod file;
 pub mod friend;
 pub mod group;
 pub mod group_member;
