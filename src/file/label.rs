@@ -161,7 +161,10 @@ mod tests {
     fn content_types_are_told_only_when_they_are_one() {
         for (said, told) in [
             ("image/png", "image/png"),
-            ("Text/Plain; Charset=\"UTF-8\"; x=y", "text/plain; charset=utf-8"),
+            (
+                "Text/Plain; Charset=\"UTF-8\"; x=y",
+                "text/plain; charset=utf-8",
+            ),
             ("image/png, text/html", BYTES),
             ("text/html\r\nx: y", BYTES),
             ("text", BYTES),

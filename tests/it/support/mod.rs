@@ -10,6 +10,7 @@ pub mod crowd;
 pub mod device;
 pub mod errors;
 pub mod events;
+pub mod files;
 pub mod friends;
 pub mod group_history;
 pub mod groups;
