@@ -23,6 +23,7 @@ pub mod messages;
 pub mod process;
 pub mod pull;
 pub mod rooms;
+pub mod s3;
 pub mod server;
 pub mod wait;
 pub mod wire;
