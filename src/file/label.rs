@@ -102,8 +102,10 @@ fn is_token(text: &str) -> bool {
 #[must_use]
 pub fn treatment(content_type: &str, name: &str) -> Treatment {
     let ending = name.rsplit('.').next().unwrap_or_default().trim();
-    let run = |runs: &&str| ending.eq_ignore_ascii_case(runs);
-    if SHOWN.contains(&essence(content_type)) && !RUN_BY_NAME.iter().any(|ending| run(&ending)) {
+    let runs = RUN_BY_NAME
+        .iter()
+        .any(|run| ending.eq_ignore_ascii_case(run));
+    if SHOWN.contains(&essence(content_type)) && !runs {
         Treatment::Show
     } else {
         Treatment::Save

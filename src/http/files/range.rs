@@ -50,7 +50,7 @@ impl Validators {
                 .map(str::trim)
                 .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag);
         }
-        let since = headers.get(IF_MODIFIED_SINCE).and_then(|value| date(value));
+        let since = headers.get(IF_MODIFIED_SINCE).and_then(date);
         since.is_some_and(|since| self.modified <= since)
     }
 

@@ -2,8 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Parts with their data, and whether the last boundary has come.
+type Taken = (Vec<(Part, Vec<u8>)>, bool);
+
 /// The parts of `body`, each with its whole data, when it is fed in pieces that end at `cuts`.
-fn parts(body: &[u8], cuts: &[usize]) -> Result<(Vec<(Part, Vec<u8>)>, bool), Error> {
+fn parts(body: &[u8], cuts: &[usize]) -> Result<Taken, Error> {
     let mut parser = Parser::new("XX");
     let mut parts: Vec<(Part, Vec<u8>)> = Vec::new();
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (body.len() + 1)).collect();
