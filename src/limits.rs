@@ -350,8 +350,10 @@ pub const OPEN_FILES_LOW: u64 = 65_536;
 /// How long stuck blocking work may hold the process once everything else has ended.
 pub const RUNTIME_LINGER_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of a token that the business issues.
+/// Bytes of a token that the business issues; it must fit a request's head.
 pub const FOREIGN_TOKEN_BYTES_MAX: usize = 8 * 1024;
+const _: () = assert!(FOREIGN_TOKEN_BYTES_MAX < HTTP_BUFFER_BYTES_MAX);
+const _: () = assert!(FOREIGN_TOKEN_BYTES_MAX < HTTP2_HEADER_BYTES_MAX as usize);
 /// Authorizations kept in memory.
 pub const CREDENTIALS_CACHED_MAX: u64 = 100_000;
 /// Profiles kept in memory.
@@ -386,10 +388,6 @@ pub const CODES_IN_FLIGHT_MAX: usize = 256;
 /// How long the webhook may take to accept a verification code.
 pub const CODE_WEBHOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest signed token (JWT) in bytes; it must fit a request's head.
-pub const JWT_BYTES_MAX: usize = 8 * 1024;
-const _: () = assert!(JWT_BYTES_MAX < HTTP_BUFFER_BYTES_MAX);
-const _: () = assert!(JWT_BYTES_MAX < HTTP2_HEADER_BYTES_MAX as usize);
 /// How far the clock of whoever signs tokens may run ahead of this one, for `nbf`.
 pub const JWT_NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(5);
 /// A token that expires later expires then, in unix milliseconds: the last second of the year 9999.
@@ -417,7 +415,7 @@ pub const KEY_SET_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a token waits for a key set that knows its key.
 pub const KEY_SET_WAIT_MAX: Duration = Duration::from_secs(5);
 const _: () = assert!(KEY_SET_INTERVAL_MIN.as_millis() < KEY_SET_WAIT_MAX.as_millis());
-const _: () = assert!(KEY_SET_WAIT_MAX.as_millis() < GRPC_CALL_MAX.as_millis());
+const _: () = assert!(KEY_SET_WAIT_MAX.as_millis() < DATABASE_DEADLINE.as_millis());
 /// Tokens that wait for it at the same time.
 pub const KEY_SET_WAITING_MAX: usize = 1_024;
 

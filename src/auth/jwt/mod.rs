@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     id::{DeviceId, UserId},
     lifecycle::Tasks,
-    limits::{JWT_BYTES_MAX, JWT_KEY_FILE_BYTES_MAX, JWT_SECRET_BYTES_LOW},
+    limits::{FOREIGN_TOKEN_BYTES_MAX, JWT_KEY_FILE_BYTES_MAX, JWT_SECRET_BYTES_LOW},
 };
 
 mod claims;
@@ -122,7 +122,7 @@ impl Verifier {
     }
 
     async fn check(&self, token: &str, now_ms: i64) -> Result<Verified, Refusal> {
-        if token.len() > JWT_BYTES_MAX {
+        if token.len() > FOREIGN_TOKEN_BYTES_MAX {
             return Err("it is too long".into());
         }
         let header = decode_header(token).map_err(|_| "its header is not understood")?;

@@ -18,6 +18,7 @@ pub mod grpc_web;
 pub mod history;
 pub mod http;
 pub mod internal;
+pub mod jwt;
 pub mod load;
 pub mod messages;
 pub mod process;
