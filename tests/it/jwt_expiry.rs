@@ -63,7 +63,7 @@ async fn a_fresh_token_keeps_the_session(transport: Transport) {
     .await;
     session.heartbeat().await;
     // From then on it ends with the one that came last, also where that is sooner.
-    let last = first.with_token(&signed(&claims_for(ALICE, 2)));
+    let last = first.with_token(&signed(&claims_for(ALICE, 3)));
     assert_code(&session.sign_in(&last).await, 0);
     session
         .assert_ends_with(NoticeCode::NcSignedOut, 4002)

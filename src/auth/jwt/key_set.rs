@@ -107,6 +107,13 @@ impl KeySet {
         })
     }
 
+    /// Waits until the first fetch has ended, well or not: those who come back after a restart, all at
+    /// once, need not be told to try again.
+    pub(super) async fn looked_once(&self) {
+        // It ends with the server.
+        let _ = self.state.clone().wait_for(|state| state.ended > 0).await;
+    }
+
     /// The claims of `token`, where a key of the set has signed it. Where no key is known that might
     /// have, it waits for the set as it is published now.
     pub(super) async fn open(&self, token: &str, header: &Header) -> Result<Claims, Refusal> {

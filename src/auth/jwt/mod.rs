@@ -75,13 +75,18 @@ impl From<Why> for Refusal {
 
 impl Verifier {
     /// Reads the key, or begins to follow a key set in a task of `tasks`, as `config` says. A key set
-    /// that is away does not keep the server from starting.
+    /// that is away delays the server's start by [`KEY_SET_FETCH_TIMEOUT`] at most, and does not keep
+    /// it from starting.
+    ///
+    /// [`KEY_SET_FETCH_TIMEOUT`]: crate::limits::KEY_SET_FETCH_TIMEOUT
     ///
     /// # Errors
     /// An internal error that names the config key, when the key cannot be used.
     pub async fn open(config: &config::Jwt, tasks: &Tasks) -> Result<Arc<Self>> {
         let source = if !config.jwks_url.is_empty() {
-            Source::Published(KeySet::follow(&config.jwks_url, tasks)?)
+            let keys = KeySet::follow(&config.jwks_url, tasks)?;
+            keys.looked_once().await;
+            Source::Published(keys)
         } else if !config.public_key.is_empty() {
             Source::Fixed(Box::new(read_public_key(&config.public_key).await?))
         } else {

@@ -15,7 +15,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{Api, Device, Server, errors::code, wait::soon};
+use super::{
+    Api, Device, Server,
+    errors::{TRY_AGAIN_LATER, code},
+    wait::{eventually, soon},
+};
 
 /// What the business and the server know.
 pub const SECRET: &str = "what only the business and the server know";
@@ -67,6 +71,15 @@ impl Api {
     pub async fn device_of_business(&self, user_id: i64) -> Device {
         let token = signed(&claims(user_id));
         self.device_with_token(user_id, token).await
+    }
+
+    /// As [`Self::refusal`], once the server can tell.
+    pub async fn settled_refusal(&self, device: &Device) -> Option<i32> {
+        eventually("the keys are had", async || {
+            let refusal = self.refusal(device).await;
+            (refusal != Some(TRY_AGAIN_LATER)).then_some(refusal)
+        })
+        .await
     }
 
     /// The code that a call of `device` is refused with; none when its token is accepted.

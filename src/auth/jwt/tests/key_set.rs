@@ -317,6 +317,20 @@ async fn keys_that_are_not_understood_do_not_hide_the_others() {
 }
 
 #[tokio::test]
+async fn keys_are_there_when_the_server_starts_or_it_starts_without() {
+    let publisher = Publisher::start().await;
+    let key = Pair::new("key");
+    let mut config = config();
+    config.jwks_url.clone_from(&publisher.url);
+    publisher.answer_with(StatusCode::SERVICE_UNAVAILABLE, "");
+    let without = Verifier::open(&config, &publisher.tasks).await.unwrap();
+    assert!(verify(&without, &key.sign()).is_err_and(|error| error.is(Code::TryAgain)));
+    publisher.publish(&[&key]);
+    let with = Verifier::open(&config, &publisher.tasks).await.unwrap();
+    assert_eq!(verify(&with, &key.sign()).unwrap().user, UserId(7));
+}
+
+#[tokio::test]
 async fn following_ends_with_the_server() {
     let publisher = Publisher::start().await;
     publisher.publish(&[&Pair::new("key")]);
