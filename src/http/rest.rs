@@ -86,3 +86,79 @@ impl Drop for Lent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::Future as _, pin::pin, task::Waker};
+
+    use axum::{Router, http::StatusCode, middleware::from_fn, routing::post};
+    use tokio::sync::mpsc;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// A request whose body comes in pieces, and the way to send them.
+    fn request(version: Version) -> (mpsc::Sender<Bytes>, Request) {
+        let (pieces, mut sent) = mpsc::channel::<Bytes>(1);
+        let body = futures_util::stream::poll_fn(move |cx| {
+            sent.poll_recv(cx)
+                .map(|piece| piece.map(Ok::<_, Infallible>))
+        });
+        let request = Request::post("/").version(version);
+        let request = request.body(Body::from_stream(body)).unwrap();
+        (pieces, request)
+    }
+
+    /// Refuses what is posted without reading it.
+    fn refusing() -> Router {
+        let refuse = post(|| async { StatusCode::UNAUTHORIZED });
+        Router::new().route("/", refuse).layer(from_fn(read_rest))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_waits_until_the_request_has_come() {
+        let (pieces, request) = request(Version::HTTP_11);
+        let mut answer = pin!(refusing().oneshot(request));
+        for _ in 0..3 {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(answer.as_mut().poll(&mut cx).is_pending());
+            pieces.try_send(Bytes::from_static(b"more")).unwrap();
+        }
+        drop(pieces);
+        assert_eq!(answer.await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_does_not_wait_for_who_is_slow_or_has_no_end() {
+        let (pieces, slow) = request(Version::HTTP_11);
+        let answer = refusing().oneshot(slow).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(pieces.is_closed());
+
+        let (pieces, endless) = request(Version::HTTP_11);
+        let write = async {
+            let piece = Bytes::from(vec![0; 64 * 1024]);
+            while pieces.send(piece.clone()).await.is_ok() {}
+        };
+        let begun = tokio::time::Instant::now();
+        let (answer, ()) = tokio::join!(refusing().oneshot(endless), write);
+        assert_eq!(answer.unwrap().status(), StatusCode::UNAUTHORIZED);
+        assert!(begun.elapsed().is_zero(), "the bytes were too many first");
+    }
+
+    #[tokio::test]
+    async fn http2_needs_no_reading() {
+        let (_pieces, request) = request(Version::HTTP_2);
+        let answer = refusing().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_read_is_read_as_it_came() {
+        let echo = post(|body: String| async { body });
+        let echo = Router::new().route("/", echo).layer(from_fn(read_rest));
+        let request = Request::post("/").body(Body::from("hello")).unwrap();
+        let answer = echo.oneshot(request).await.unwrap().into_body();
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "hello");
+    }
+}
