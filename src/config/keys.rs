@@ -322,8 +322,11 @@ fn check_list(value: &Value, is_allowed: impl Fn(&str) -> bool) -> Result<(), St
 fn is_origin(text: &str) -> bool {
     let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
     let host = url::split(text).map(|(_, host)| host);
+    let names_own_port = (text.starts_with("https://") && text.ends_with(":443"))
+        || (text.starts_with("http://") && text.ends_with(":80"));
     text == "*"
         || is_lower
+            && !names_own_port
             && host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@']))
             && http::HeaderValue::from_str(text).is_ok()
 }

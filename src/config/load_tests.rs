@@ -73,6 +73,11 @@ fn origins_are_written_as_browsers_send_them() {
         ("https://a.example.com/", "[\"https://a.example.com/\"]"),
         ("https://A.example.com", "[\"https://A.example.com\"]"),
         ("a.example.com", "[\"a.example.com\"]"),
+        (
+            "https://a.example.com:443",
+            "[\"https://a.example.com:443\"]",
+        ),
+        ("http://a.example.com:80", "[\"http://a.example.com:80\"]"),
     ] {
         let message = refusal(&format!("http.allowed_origins = {file}"));
         let expected = format!("http.allowed_origins: found {found:?}, allowed: a list of origins");
