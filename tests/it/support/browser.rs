@@ -5,6 +5,8 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -14,6 +16,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -99,7 +102,7 @@ fn source(name: &str, text: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// Chromium, with a profile of its own; it is killed at drop.
+/// Chromium, with a profile of its own; it is ended at drop.
 struct Browser {
     process: Child,
     profile: TempDir,
@@ -121,6 +124,7 @@ impl Browser {
             .arg("--enable-logging=stderr")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(url)
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -145,8 +149,15 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its own processes end with it.
-        self.process.kill().expect("kill -9");
-        self.process.wait().expect("it is gone");
+        // Killed, it would leave its helpers to end by themselves, and they write to the profile.
+        let id = Pid::from_child(&self.process);
+        kill_process(id, Signal::TERM).expect("it was not waited for");
+        let asked = Instant::now();
+        while self.process.try_wait().expect("wait for a child").is_none() {
+            if asked.elapsed() > PATIENCE {
+                self.process.kill().expect("kill -9");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
