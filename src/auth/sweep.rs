@@ -158,7 +158,7 @@ impl Sweep {
     async fn compare(&self, sessions: &[Arc<Handle>]) -> bool {
         let compared = compare(&self.store, sessions, self.clock.now_ms()).await;
         if let Err(error) = &compared {
-            tracing::warn!(%error, "comparing sessions with the database failed");
+            tracing::warn!(%error, trace = ?error.trace(), "comparing sessions with the database failed");
         }
         compared.is_ok()
     }

@@ -129,7 +129,7 @@ impl Sweep {
                 Some(verdict)
             }
             Err(error) => {
-                tracing::warn!(%error, "comparing feeds with the database failed");
+                tracing::warn!(%error, trace = ?error.trace(), "comparing feeds with the database failed");
                 None
             }
         }

@@ -48,7 +48,9 @@ pub async fn watch(
                 changed();
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the epoch could not be read"),
+            Err(error) => {
+                tracing::warn!(%error, trace = ?error.trace(), "the epoch could not be read")
+            }
         }
     }
 }

@@ -1,24 +1,18 @@
 //! Verification codes: how they reach people, how long they live.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use im::{
     clock::{Clock, Manual, System},
     config::CodeSender,
     pb::{SendCodeReq, SignInReq},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
 
 use crate::support::{
     Api, Process, Server,
     api::random_phone_number,
     errors::{WRONG_CODE, assert_fails},
+    webhook::Webhook,
 };
 
 async fn send_code(server: &Api, phone_number: &str) -> Result<(), tonic::Status> {
@@ -67,47 +61,6 @@ async fn a_code_from_the_log_signs_in() {
         .await
         .expect("SignIn");
     assert!(answer.is_new);
-}
-
-/// A business's webhook: it keeps what it was sent and answers with a status.
-struct Webhook {
-    address: SocketAddr,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Webhook {
-    async fn answering(status: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let address = listener.local_addr().expect("bound");
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&requests);
-        tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.expect("accept");
-                let mut text = String::new();
-                let mut bytes = [0; 4096];
-                while !text.ends_with('}') {
-                    let read = socket.read(&mut bytes).await.expect("a request");
-                    assert!(read > 0, "half a request: {text}");
-                    text.push_str(&String::from_utf8_lossy(&bytes[..read]));
-                }
-                kept.lock().expect("no panic under the lock").push(text);
-                let answer =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                socket.write_all(answer.as_bytes()).await.expect("answer");
-            }
-        });
-        Self { address, requests }
-    }
-
-    /// The JSON of the last request.
-    fn last(&self) -> serde_json::Value {
-        let requests = self.requests.lock().expect("no panic under the lock");
-        let request = requests.last().expect("a request");
-        assert!(request.starts_with("POST /codes "), "{request}");
-        let (_, body) = request.split_once("\r\n\r\n").expect("a body");
-        serde_json::from_str(body).expect("JSON")
-    }
 }
 
 async fn with_webhook(webhook: &Webhook) -> (Server, Arc<Manual>) {

@@ -1,9 +1,13 @@
 //! Every answer names its request: over gRPC in the metadata, the caller's id or a new one.
 
 use im::pb::{GetUserReq, logic_ext_client::LogicExtClient};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::{Request, metadata::MetadataMap};
 
-use crate::support::{Server, errors::SIGN_IN_AGAIN};
+use crate::support::{Server, errors::SIGN_IN_AGAIN, wait::soon};
 
 fn request_id(metadata: &MetadataMap) -> String {
     let value = metadata.get("request_id").expect("request_id comes back");
@@ -62,4 +66,27 @@ async fn an_error_names_its_request_too() {
     let found = server.new_user().await;
     let status = server.get_user(&found, i64::MAX).await.expect_err("nobody");
     assert!(!request_id(status.metadata()).is_empty());
+}
+
+/// The head of the answer to a GET with a request id.
+async fn head(server: &Server, path: &str) -> String {
+    let mut socket = TcpStream::connect(server.addresses.http)
+        .await
+        .expect("connected");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: im\r\nrequest_id: abc\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon("an answer", socket.read_u8()).await.expect("a head"));
+    }
+    String::from_utf8(head).expect("text")
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_refused_names_its_request() {
+    let server = Server::start().await;
+    for path in ["/ws", "/ws?user_id=1&device_id=1&token=x"] {
+        let head = head(&server, path).await;
+        assert!(head.contains("\r\nrequest_id: abc\r\n"), "{head}");
+    }
 }

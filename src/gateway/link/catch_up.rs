@@ -51,7 +51,7 @@ impl Link {
                     Ok(pushes) if !pushes.is_empty() => pushes,
                     result => {
                         if let Err(error) = result {
-                            tracing::warn!(%error, "a catch-up must wait");
+                            tracing::warn!(%error, trace = ?error.trace(), ?owner, "a catch-up must wait");
                         }
                         tokio::time::sleep(CATCH_UP_PAUSE).await;
                         Pushes::default()

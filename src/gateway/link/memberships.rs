@@ -271,7 +271,7 @@ impl Turn {
             match within_deadline(load(&self.gateway, self.user, &followed, &joins)).await {
                 Ok(loaded) => return Box::new(loaded),
                 Err(error) if !std::mem::replace(&mut is_told, true) => {
-                    tracing::warn!(%error, user = %self.user, "memberships must wait");
+                    tracing::warn!(%error, trace = ?error.trace(), user = self.user.get(), "memberships must wait");
                 }
                 Err(_) => {}
             }

@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod browser;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod connection;
 pub mod crowd;
 pub mod device;
@@ -27,6 +28,7 @@ pub mod rooms;
 pub mod s3;
 pub mod server;
 pub mod wait;
+pub mod webhook;
 pub mod wire;
 
 pub use api::Api;

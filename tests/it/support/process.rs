@@ -140,6 +140,11 @@ impl Process {
         .await
     }
 
+    /// Its log so far.
+    pub fn log_lines(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
     /// Its resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
