@@ -204,6 +204,40 @@ mod tests {
         });
     }
 
+    /// Counts spans of pushes.
+    #[derive(Clone, Default)]
+    struct PushSpans(Arc<AtomicU32>);
+
+    impl<S: Subscriber> Layer<S> for PushSpans {
+        fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+            if attributes.metadata().name() == "push" {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_first_deliveries_of_a_message_to_very_many_have_spans() {
+        let spans = PushSpans::default();
+        let subscriber = Registry::default().with(spans.clone());
+        let pushed = Pushed {
+            user: 1,
+            device: 2,
+            topic: "everyone",
+            seq: 0,
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            let without = Cause::new("a".into(), None).unwrap();
+            without.pushed(pushed);
+            assert_eq!(spans.0.load(Ordering::Relaxed), 0);
+            let kept = Cause::new("a".into(), Trace::from_bytes(&[1; 24])).unwrap();
+            for _ in 0..2 * PUSH_SPANS_MAX {
+                kept.pushed(pushed);
+            }
+            assert_eq!(spans.0.load(Ordering::Relaxed), PUSH_SPANS_MAX);
+        });
+    }
+
     #[test]
     fn what_is_too_long_is_left_out() {
         tracing::subscriber::with_default(Registry::default(), || {

@@ -3,13 +3,19 @@
 
 use std::sync::Arc;
 
-use im::pb::{GetDeviceReq, GetUserReq, PackageType, SyncInput};
+use im::pb::{
+    AddFriendReq, Command, GetDeviceReq, GetUserReq, PackageType, PushToAllReq, PushToUsersReq,
+    SyncInput,
+};
 use serde_json::Value;
 use test_servers::{Database, Engine};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Process, Transport, messages::text};
+use crate::support::{
+    Process, Transport,
+    messages::{ephemeral, text},
+};
 
 /// A server that logs for machines, on a file in which any column holds any value.
 async fn server(level: &str) -> Process {
@@ -173,6 +179,45 @@ async fn a_push_names_the_request_that_caused_it() {
             .as_str()
             .is_some_and(|topic| topic.contains(&bob.user_id.to_string()))
     );
+}
+
+#[tokio::test]
+async fn whatever_a_request_leads_to_names_it() {
+    let server = server("info,im::push=debug").await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let mut bobs = server.connect(Transport::Tcp, &bob).await;
+    let mut logic = server.logic(&alice);
+    let not_stored = with_id(ephemeral(bob.user_id, "x"), "ephemeral");
+    logic.send_message(not_stored).await.expect("SendMessage");
+    let wish = AddFriendReq {
+        friend_id: bob.user_id,
+        ..Default::default()
+    };
+    let wish = with_id(wish, "change");
+    logic.add_friend(wish).await.expect("AddFriend");
+    let command = Some(Command {
+        code: 1000,
+        data: b"x".to_vec().into(),
+    });
+    let mut internal = server.internal();
+    for (id, is_persist) in [("users", true), ("users-now", false)] {
+        let push = PushToUsersReq {
+            user_ids: vec![bob.user_id],
+            command: command.clone(),
+            is_persist,
+            ..Default::default()
+        };
+        let push = with_id(push, id);
+        internal.push_to_users(push).await.expect("PushToUsers");
+    }
+    let push = with_id(PushToAllReq { command }, "all");
+    internal.push_to_all(push).await.expect("PushToAll");
+    bobs.pushed(5).await;
+    for id in ["ephemeral", "change", "users", "users-now", "all"] {
+        let line = line_with(&server, "request_id", id).await;
+        assert_eq!(line["message"], "push", "{line}");
+        assert_eq!(line["device"], bob.device_id, "{line}");
+    }
 }
 
 #[tokio::test]
