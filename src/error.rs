@@ -1,6 +1,6 @@
 //! One error for the whole server, free of any transport: either a business error with its code,
 //! which is an ordinary answer and never logged, or an internal one with its source chain and the
-//! places it passed. The edges (`grpc::status`, `gateway::dispatch`) translate it, last, and log
+//! places it passed, here and in other services. The edges (`grpc::status`, `gateway::dispatch`) translate it, last, and log
 //! an internal one once.
 
 use std::{borrow::Cow, error::Error as StdError, fmt, panic::Location};
@@ -90,9 +90,17 @@ enum Repr {
 }
 
 /// One place an internal error passed.
+#[derive(Clone)]
 struct Trace {
     doing: Cow<'static, str>,
-    at: &'static Location<'static>,
+    at: Place,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Here(&'static Location<'static>),
+    /// In another service, which says where in its own words.
+    Elsewhere(&'static str),
 }
 
 impl Error {
@@ -155,7 +163,7 @@ impl Error {
         let what = what.into();
         let trace = vec![Trace {
             doing: what.clone(),
-            at: Location::caller(),
+            at: Place::Here(Location::caller()),
         }];
         Self(Box::new(Repr::Internal {
             what,
@@ -171,8 +179,26 @@ impl Error {
         if let Repr::Internal { trace, .. } = &mut *self.0 {
             trace.push(Trace {
                 doing: doing.into(),
-                at: Location::caller(),
+                at: Place::Here(Location::caller()),
             });
+        }
+        self
+    }
+
+    /// Adds the places that an internal error passed in `service` before it came here, innermost
+    /// first; they precede all others. They are foreign words: whoever calls this bounds them.
+    #[must_use]
+    pub fn traced_elsewhere(
+        mut self,
+        service: &'static str,
+        places: impl IntoIterator<Item = String>,
+    ) -> Self {
+        if let Repr::Internal { trace, .. } = &mut *self.0 {
+            let places = places.into_iter().map(|place| Trace {
+                doing: place.into(),
+                at: Place::Elsewhere(service),
+            });
+            trace.splice(..0, places);
         }
         self
     }
@@ -201,15 +227,13 @@ impl Error {
         }
     }
 
-    /// The places an internal error passed, innermost first, as `doing (file:line)`.
+    /// The places an internal error passed, innermost first, as `doing (file:line)`, and those in
+    /// another service as `its words (service)`.
     #[must_use]
     pub fn trace(&self) -> Vec<String> {
         match &*self.0 {
             Repr::Business { .. } => Vec::new(),
-            Repr::Internal { trace, .. } => trace
-                .iter()
-                .map(|t| format!("{} ({}:{})", t.doing, t.at.file(), t.at.line()))
-                .collect(),
+            Repr::Internal { trace, .. } => trace.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -222,14 +246,18 @@ impl Error {
             Repr::Internal { trace, .. } => Self(Box::new(Repr::Internal {
                 what: self.to_string().into(),
                 source: None,
-                trace: trace
-                    .iter()
-                    .map(|t| Trace {
-                        doing: t.doing.clone(),
-                        at: t.at,
-                    })
-                    .collect(),
+                trace: trace.clone(),
             })),
+        }
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doing = &self.doing;
+        match self.at {
+            Place::Here(at) => write!(f, "{doing} ({}:{})", at.file(), at.line()),
+            Place::Elsewhere(service) => write!(f, "{doing} ({service})"),
         }
     }
 }

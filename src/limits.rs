@@ -418,6 +418,50 @@ const _: () = assert!(KEY_SET_INTERVAL_MIN.as_millis() < KEY_SET_WAIT_MAX.as_mil
 const _: () = assert!(KEY_SET_WAIT_MAX.as_millis() < DATABASE_DEADLINE.as_millis());
 /// Tokens that wait for it at the same time.
 pub const KEY_SET_WAITING_MAX: usize = 1_024;
+/// A call to the business server is answered within this time, waiting for its turn included.
+pub const BUSINESS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long connecting to it may take.
+pub const BUSINESS_CONNECT_MAX: Duration = Duration::from_secs(3);
+const _: () = assert!(BUSINESS_CONNECT_MAX.as_millis() < BUSINESS_DEADLINE.as_millis());
+/// Without a word from it while calls are under way, it is pinged after this time.
+pub const BUSINESS_PING_INTERVAL: Duration = Duration::from_secs(3);
+/// How long such a ping may stay unanswered until the connection is given up.
+pub const BUSINESS_PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Calls to the business server at the same time.
+pub const BUSINESS_CALLS_MAX: usize = 64;
+/// Calls that wait for their turn; beyond them the answer is 10004 at once.
+pub const BUSINESS_CALLS_WAITING_MAX: usize = 8_192;
+/// Calls in a row that are not answered until the breaker opens.
+pub const BUSINESS_FAILURES_MAX: u32 = 10;
+/// While it is open, one call is made in this time.
+pub const BUSINESS_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Users that one `UserInt.GetUsers` asks for.
+pub const BUSINESS_USERS_PER_CALL_MAX: usize = 500;
+/// Users that are asked for at the same time for one request, in calls of so many.
+pub const BUSINESS_USERS_AT_ONCE_MAX: usize = 8 * BUSINESS_USERS_PER_CALL_MAX;
+/// Longest answer of the business server in bytes.
+pub const BUSINESS_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest user in an answer: texts, and seven fields.
+const USER_BYTES_MAX: usize =
+    NICKNAME_BYTES_MAX + AVATAR_URL_BYTES_MAX + EXTRA_BYTES_MAX + 8 * (2 + VARINT_MAX);
+const _: () = assert!(
+    2 * BUSINESS_USERS_PER_CALL_MAX * USER_BYTES_MAX <= BUSINESS_ANSWER_BYTES_MAX,
+    "profiles somewhat beyond their bounds must still be read, to be cut"
+);
+/// Users that one call of `UserInt.GetUsers` here may ask for.
+pub const GET_USERS_MAX: usize = 1_000;
+const _: () = assert!(
+    GET_USERS_MAX * USER_BYTES_MAX <= 4 * 1024 * 1024,
+    "gRPC clients take answers of 4 MiB"
+);
+/// Profiles that are past `users.profile_cache_s` and would all do: how long a newer answer is waited for.
+pub const PROFILE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a profile may stand in where the business server does not answer.
+pub const PROFILE_FALLBACK_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Places of a foreign error's trace that are kept; with our own they fit an answer's `DebugInfo`.
+pub const FOREIGN_TRACE_ENTRIES_MAX: usize = 10;
+/// Characters of each text of a foreign error that are kept.
+pub const FOREIGN_TEXT_CHARS_MAX: usize = 300;
 
 /// Longest request of a device over gRPC in bytes: a message with everything, and no more, because
 /// requests are held in memory before anybody is known to have sent them.

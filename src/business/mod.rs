@@ -1,51 +1,155 @@
-//! The business server's `UserInt`, where accounts live outside of this server.
+//! The business server that has the accounts (`users.provider`): asking its `UserInt` over gRPC
+//! whether tokens are good and who users are. What is remembered of its answers is the business of
+//! who asks: `auth` and `user`.
+//!
+//! Whoever wants the same at the same time shares one call. A server that is away, or too slow, is
+//! not waited for by everybody: calls have a deadline, a bounded number runs and waits, and after
+//! failures in a row they are not made at all, but for a probe every second.
 
 use std::{collections::HashMap, sync::Arc};
 
+use sha2::{Digest, Sha256};
+
 use crate::{
-    error::{Error, Result},
+    error::Result,
     id::{DeviceId, UserId},
     lifecycle::Tasks,
+    limits::{
+        AVATAR_URL_BYTES_MAX, BUSINESS_USERS_PER_CALL_MAX, EXTRA_BYTES_MAX, NICKNAME_BYTES_MAX,
+    },
     pb,
     telemetry::Metrics,
 };
 
-/// Asks the business server about users and their tokens.
+mod breaker;
+mod failure;
+mod flights;
+mod wire;
+
+use flights::Flights;
+use wire::Wire;
+
+/// Asks the business server about tokens and users.
 #[derive(Debug)]
 pub struct Business {
-    #[allow(dead_code)]
-    metrics: Arc<Metrics>,
-    #[allow(dead_code)]
-    tasks: Tasks,
+    wire: Arc<Wire>,
+    auths: Flights<Shown, ()>,
+    lookups: Flights<UserId, Arc<HashMap<UserId, pb::User>>>,
+}
+
+/// A token as it was shown; its hash stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shown {
+    user: UserId,
+    device: DeviceId,
+    token_hash: [u8; 32],
 }
 
 impl Business {
-    /// A client of the `UserInt` at `endpoint`; it connects when it is first asked.
+    /// A client of the `UserInt` at `endpoint`, `http://…` or `https://…`; it connects when it is
+    /// first asked. Its calls are `tasks`.
     ///
     /// # Errors
-    /// An internal error when `endpoint` is no URL, or the system's certificates cannot be read.
-    pub fn new(_endpoint: &str, metrics: Arc<Metrics>, tasks: Tasks) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { metrics, tasks }))
+    /// An internal error when `endpoint` is no URL, or the system's root certificates cannot be read.
+    pub fn new(endpoint: &str, metrics: Arc<Metrics>, tasks: Tasks) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            wire: Arc::new(Wire::new(endpoint, metrics)?),
+            auths: Flights::new(tasks.clone()),
+            lookups: Flights::new(tasks),
+        }))
     }
 
     /// Asks whether `token` signs `user` in on `device`.
     ///
     /// # Errors
     /// [`Code::SignInAgain`](crate::error::Code::SignInAgain) when it does not,
-    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the business server does not answer.
-    pub async fn auth(&self, _user: UserId, _device: DeviceId, _token: &str) -> Result<()> {
-        Err(Error::try_again(
-            "the business server does not answer, try again later",
-        ))
+    /// [`Code::NoSuchUser`](crate::error::Code::NoSuchUser) when the business server says so,
+    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when it does not answer within
+    /// [`BUSINESS_DEADLINE`](crate::limits::BUSINESS_DEADLINE), an internal one when it fails.
+    pub async fn auth(&self, user: UserId, device: DeviceId, token: &str) -> Result<()> {
+        let shown = Shown {
+            user,
+            device,
+            token_hash: Sha256::digest(token).into(),
+        };
+        let flights = self.auths.join(&[shown], 1, |_| {
+            let (wire, token) = (Arc::clone(&self.wire), token.to_owned());
+            async move { wire.auth(user, device, token).await }
+        });
+        for flight in flights {
+            flight.await.map_err(|error| error.duplicate())?;
+        }
+        Ok(())
     }
 
-    /// The profiles of those of `users` that the business server knows.
+    /// The profiles of those of `users` that the business server knows, tidied to what the contract
+    /// allows.
     ///
     /// # Errors
-    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when it does not answer.
-    pub async fn users(&self, _users: &[UserId]) -> Result<HashMap<UserId, pb::User>> {
-        Err(Error::try_again(
-            "the business server does not answer, try again later",
-        ))
+    /// [`Code::TryAgain`](crate::error::Code::TryAgain) when it does not answer in time, an internal
+    /// error when it fails. What it said of some is lost then.
+    pub async fn users(&self, users: &[UserId]) -> Result<HashMap<UserId, pb::User>> {
+        let mut wanted = users.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let flights = self
+            .lookups
+            .join(&wanted, BUSINESS_USERS_PER_CALL_MAX, |users| {
+                let wire = Arc::clone(&self.wire);
+                async move {
+                    let mut found = wire.users(users).await?;
+                    found
+                        .iter_mut()
+                        .for_each(|(user, found)| tidy(*user, found));
+                    Ok(Arc::new(found))
+                }
+            });
+        let mut found = HashMap::with_capacity(wanted.len());
+        for flight in flights {
+            let brought = flight.await.map_err(|error| error.duplicate())?;
+            let asked_for = brought
+                .iter()
+                .filter(|(user, _)| wanted.binary_search(user).is_ok());
+            found.extend(asked_for.map(|(user, found)| (*user, found.clone())));
+        }
+        Ok(found)
+    }
+
+    /// Lets nobody share a call that began before `user` changed at the business server or was
+    /// signed out. To be called before what is remembered of him is dropped.
+    pub fn outdated(&self, user: UserId) {
+        self.auths.forget(|shown| shown.user == user);
+        self.lookups.forget(|looked_up| *looked_up == user);
+    }
+
+    /// As [`Self::outdated`], of whoever was signed out on `devices`.
+    pub fn outdated_on(&self, devices: &[DeviceId]) {
+        self.auths.forget(|shown| devices.contains(&shown.device));
+    }
+
+    /// As [`Self::outdated`], of everybody: changes may have been missed.
+    pub fn forget(&self) {
+        self.auths.forget(|_| true);
+        self.lookups.forget(|_| true);
+    }
+}
+
+/// Brings a foreign profile into the bounds that everything here relies on: a message must fit its
+/// frame. Nothing is refused, or a long text would keep its owner from writing: a nickname is cut, and
+/// what means something else when it is cut is left out.
+fn tidy(user: UserId, found: &mut pb::User) {
+    found.user_id = user.get();
+    let nickname = &mut found.nickname;
+    nickname.truncate(nickname.floor_char_boundary(NICKNAME_BYTES_MAX));
+    for (text, bytes_max) in [
+        (&mut found.avatar_url, AVATAR_URL_BYTES_MAX),
+        (&mut found.extra, EXTRA_BYTES_MAX),
+    ] {
+        if text.len() > bytes_max {
+            text.clear();
+        }
+    }
+    if !(0..=2).contains(&found.sex) {
+        found.sex = 0;
     }
 }

@@ -130,8 +130,8 @@ impl Messages {
         since: Instant,
     ) -> Result<Pushed> {
         let store = &self.options.store;
+        let mut lacking = self.options.directory.existing(&users).await?;
         let (mut stored, lacking) = within_deadline(async {
-            let mut lacking = self.existing(&users).await?;
             let first = append::find_repeat(store, &message, None).await?;
             let first = first.map(|first| first.message_id);
             // What an earlier attempt has done takes no turn of the writer again.
@@ -171,7 +171,7 @@ impl Messages {
 
     /// Gives a message to those of `users` that are online.
     async fn show_to(&self, message: &NewMessage, users: Vec<UserId>) -> Result<Pushed> {
-        let users = within_deadline(self.existing(&users)).await?;
+        let users = self.options.directory.existing(&users).await?;
         if users.is_empty() {
             return Err(no_such_user());
         }
@@ -186,17 +186,6 @@ impl Messages {
             tokio::task::yield_now().await;
         }
         Ok(EPHEMERAL)
-    }
-
-    /// Those of `users` that are there. Not through the directory: so many would drive out of its
-    /// cache who is talking.
-    async fn existing(&self, users: &[UserId]) -> Result<Vec<UserId>> {
-        let mut existing = Vec::with_capacity(users.len());
-        for chunk in users.chunks(LARGE_JOB_CHUNK) {
-            let found = store::user::existing(self.options.store.reader(), chunk);
-            existing.extend(found.await?);
-        }
-        Ok(existing)
     }
 
     fn counted(&self, pushed: Result<Pushed>, since: Instant) -> Result<Pushed> {

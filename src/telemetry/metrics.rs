@@ -50,6 +50,8 @@ pub struct Metrics {
     pub uploads: Uploads,
     /// The bridge to other instances.
     pub bridge: Bridge,
+    /// The business server that has the accounts.
+    pub business: Business,
     closes: Family<Label, Counter>,
 }
 
@@ -72,6 +74,19 @@ pub struct Bridge {
     pub reconnects: Counter,
     /// Topics that are subscribed to.
     pub subscriptions: Gauge,
+}
+
+/// What is counted of the business server that has the accounts.
+#[derive(Debug)]
+pub struct Business {
+    /// Questions whether a token is good, by how they ended.
+    pub auths: Outcomes,
+    /// Questions who users are, by how they ended.
+    pub lookups: Outcomes,
+    /// Questions that it was not bothered with: the breaker was open, or too many waited.
+    pub not_asked: Counter,
+    /// 1 while the breaker is open, else 0.
+    pub breaker_open: Gauge,
 }
 
 /// One metric for each transport of long connections.
@@ -162,6 +177,7 @@ impl Default for Metrics {
             sync_pages: count(im, "sync_pages", "Pages answered to SyncInput"),
             uploads: Uploads::of(im),
             bridge: Bridge::of(im.sub_registry_with_prefix("bridge")),
+            business: Business::of(im.sub_registry_with_prefix("business")),
             registry,
         }
     }
@@ -189,13 +205,7 @@ impl Metrics {
 
     /// Counts a sign-in on a long connection.
     pub fn sign_in_done<T>(&self, result: &Result<T>) {
-        match result {
-            Ok(_) => self.sign_ins.ok.inc(),
-            Err(error) if matches!(error.code(), Some(Code::TryAgain) | None) => {
-                self.sign_ins.failed.inc()
-            }
-            Err(_) => self.sign_ins.refused.inc(),
-        };
+        self.sign_ins.count(result);
     }
 
     /// Counts an upload that is answered.
@@ -257,6 +267,38 @@ impl Outcomes {
             ok: family.get_or_create_owned(&[("result", "ok")]),
             refused: family.get_or_create_owned(&[("result", "refused")]),
             failed: family.get_or_create_owned(&[("result", "failed")]),
+        }
+    }
+
+    /// Counts one by its result.
+    pub fn count<T>(&self, result: &Result<T>) {
+        match result {
+            Ok(_) => self.ok.inc(),
+            Err(error) if matches!(error.code(), Some(Code::TryAgain) | None) => self.failed.inc(),
+            Err(_) => self.refused.inc(),
+        };
+    }
+}
+
+impl Business {
+    fn of(business: &mut Registry) -> Self {
+        let auths = Family::<Label, Counter>::default();
+        business.register("auths", "Tokens asked about by result", auths.clone());
+        let lookups = Family::<Label, Counter>::default();
+        business.register("lookups", "Calls for profiles by result", lookups.clone());
+        Self {
+            auths: Outcomes::of(&auths),
+            lookups: Outcomes::of(&lookups),
+            not_asked: count(
+                business,
+                "not_asked",
+                "Calls not made because the business server does not keep up or answer",
+            ),
+            breaker_open: level(
+                business,
+                "breaker_open",
+                "1 while the business server does not answer",
+            ),
         }
     }
 }
@@ -370,6 +412,10 @@ mod tests {
             "im_bridge_discontinuities_total 0",
             "im_bridge_reconnects_total 0",
             "im_bridge_subscriptions 0",
+            "im_business_auths_total{result=\"refused\"} 0",
+            "im_business_lookups_total{result=\"failed\"} 0",
+            "im_business_not_asked_total 0",
+            "im_business_breaker_open 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -157,7 +157,7 @@ impl Pages {
             .map(|row| UserId(row.message.sender_id))
             .collect();
         let senders: Vec<UserId> = senders.into_iter().collect();
-        self.directory.profiles(&senders).await
+        self.directory.senders(&senders).await
     }
 }
 

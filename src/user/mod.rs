@@ -1,5 +1,6 @@
-//! The built-in accounts: signing in with codes and passwords, what users tell of themselves, and
-//! the directory of profiles that delivery reads. Tokens are `auth`'s matter.
+//! The built-in accounts: signing in with codes and passwords, and what users tell of themselves; and
+//! the directory of profiles that delivery reads, wherever accounts are kept. Tokens are `auth`'s
+//! matter.
 
 use crate::{
     error::{Error, Result},
@@ -9,6 +10,7 @@ use crate::{
 mod accounts;
 mod code;
 mod directory;
+mod remote;
 mod sign_in;
 #[cfg(test)]
 mod tests;
