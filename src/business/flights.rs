@@ -231,10 +231,10 @@ mod tests {
         let tasks = Tasks::default();
         let flights = Flights::<i64, ()>::new(tasks.clone());
         let crash = flights.join(&[1], 1, |_| async { panic!("on purpose") });
-        let hang = flights.join(&[2], 1, |_| std::future::pending());
-        tasks.stop().cancel();
         let error: Arc<Error> = crash[0].clone().await.unwrap_err();
         assert_eq!(error.code(), None);
+        let hang = flights.join(&[2], 1, |_| std::future::pending());
+        tasks.stop().cancel();
         let error = hang[0].clone().await.unwrap_err();
         assert!(error.is(Code::TryAgain));
         assert!(flights.lock().flights.is_empty());

@@ -153,12 +153,32 @@ impl Friends {
         }
     }
 
-    /// The friends of a user, by id.
+    /// The friends of a user, by id. Phone numbers are known of accounts in the database only.
     ///
     /// # Errors
     /// [`Code::TryAgain`].
     pub async fn list(&self, user: UserId) -> Result<Vec<Friend>> {
-        within_deadline(store::friend::of_user(self.store.reader(), user)).await
+        let conn = self.store.reader();
+        if self.directory.is_built_in() {
+            return within_deadline(store::friend::of_user(conn, user)).await;
+        }
+        let notes = within_deadline(store::friend::notes_of_user(conn, user)).await?;
+        let ids: Vec<UserId> = notes.iter().map(|(id, ..)| UserId(*id)).collect();
+        let profiles = self.directory.profiles(&ids).await?;
+        let friends = notes.into_iter().filter_map(|(user_id, remarks, extra)| {
+            let profile = profiles.get(&UserId(user_id))?;
+            Some(Friend {
+                user_id,
+                phone_number: String::new(),
+                nickname: profile.nickname.clone(),
+                sex: profile.sex,
+                avatar_url: profile.avatar_url.clone(),
+                user_extra: profile.extra.clone(),
+                remarks,
+                extra,
+            })
+        });
+        Ok(friends.collect())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     message::Messages,
     pb::{
         self, logic_ext_server::LogicExtServer, logic_int_server::LogicIntServer,
-        user_ext_server::UserExtServer,
+        user_ext_server::UserExtServer, user_int_server::UserIntServer,
     },
     user::{Accounts, Directory},
 };
@@ -36,6 +36,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod user_ext;
+mod user_int;
 mod web;
 
 pub use caller::Caller;
@@ -47,8 +48,8 @@ use request::RequestLayer;
 pub struct External {
     /// Checks the callers' tokens.
     pub authenticator: Arc<Authenticator>,
-    /// The accounts behind `UserExt`.
-    pub accounts: Arc<Accounts>,
+    /// The accounts behind `UserExt`; it is not served where there are none here.
+    pub accounts: Option<Arc<Accounts>>,
     /// The devices behind `LogicExt.RegisterDevice`.
     pub devices: Devices,
     /// Takes in what `LogicExt.SendMessage` sends.
@@ -62,11 +63,13 @@ pub struct External {
 /// What the services that a business server calls need.
 #[derive(Clone, Debug)]
 pub struct Internal {
-    /// The tokens that `LogicInt.SignOut` revokes.
+    /// The tokens that `LogicInt.SignOut` revokes and `UserInt` checks.
     pub authenticator: Arc<Authenticator>,
+    /// The accounts behind `UserInt`.
+    pub accounts: Arc<Accounts>,
     /// The devices behind `LogicInt.GetDevice`.
     pub devices: Devices,
-    /// The users that `LogicInt.UserChanged` tells of.
+    /// The users that `LogicInt.UserChanged` tells of. `UserInt` is served where it is built in.
     pub directory: Arc<Directory>,
     /// Who is online.
     pub presence: Arc<Presence>,
@@ -113,40 +116,42 @@ impl Health {
     }
 }
 
-/// `LogicExt` and `UserExt`, with health and reflection.
+const LOGIC_EXT: &str = <LogicExtServer<logic_ext::Service> as NamedService>::NAME;
+const USER_EXT: &str = <UserExtServer<user_ext::Service> as NamedService>::NAME;
+const LOGIC_INT: &str = <LogicIntServer<logic_int::Service> as NamedService>::NAME;
+const USER_INT: &str = <UserIntServer<user_int::Service> as NamedService>::NAME;
+
+/// `LogicExt`, and `UserExt` where there are accounts, with health and reflection.
 ///
 /// # Errors
 /// An internal error when the descriptors built into the program cannot be read.
 pub async fn external(parts: External) -> Result<Services> {
-    const SERVICES: &[&str] = &[
-        "",
-        <LogicExtServer<logic_ext::Service> as NamedService>::NAME,
-        <UserExtServer<user_ext::Service> as NamedService>::NAME,
-    ];
     let logic = LogicExtServer::new(logic_ext::Service {
         devices: parts.devices,
         messages: parts.messages,
         friends: parts.friends,
         groups: parts.groups,
     });
-    let user = UserExtServer::new(user_ext::Service {
-        accounts: parts.accounts,
-    });
-    let routes = Routes::new(logic.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX))
-        .add_service(user.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX));
+    let mut routes = Routes::new(logic.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX));
+    let mut names: &[&str] = &["", LOGIC_EXT];
+    if let Some(accounts) = parts.accounts {
+        let user = UserExtServer::new(user_ext::Service { accounts });
+        routes = routes.add_service(user.max_decoding_message_size(GRPC_REQUEST_BYTES_MAX));
+        names = &["", LOGIC_EXT, USER_EXT];
+    }
     let guard = Guard::Callers(parts.authenticator);
-    services(routes, guard, pb::EXTERNAL_DESCRIPTORS, SERVICES).await
+    services(routes, guard, pb::EXTERNAL_DESCRIPTORS, names).await
 }
 
-/// `LogicInt`, with health and reflection.
+/// `LogicInt`, and `UserInt` where the accounts are here, with health and reflection.
 ///
 /// # Errors
 /// An internal error when the descriptors built into the program cannot be read.
 pub async fn internal(parts: Internal) -> Result<Services> {
-    const SERVICES: &[&str] = &[
-        "",
-        <LogicIntServer<logic_int::Service> as NamedService>::NAME,
-    ];
+    let user = parts.directory.is_built_in().then(|| user_int::Service {
+        authenticator: Arc::clone(&parts.authenticator),
+        accounts: parts.accounts,
+    });
     let logic = LogicIntServer::new(logic_int::Service {
         authenticator: parts.authenticator,
         devices: parts.devices,
@@ -154,9 +159,16 @@ pub async fn internal(parts: Internal) -> Result<Services> {
         presence: parts.presence,
         messages: parts.messages,
     });
-    let routes = Routes::new(logic.max_decoding_message_size(GRPC_INTERNAL_REQUEST_BYTES_MAX));
+    let mut routes = Routes::new(logic.max_decoding_message_size(GRPC_INTERNAL_REQUEST_BYTES_MAX));
+    let mut names: &[&str] = &["", LOGIC_INT];
+    if let Some(user) = user {
+        let user = UserIntServer::new(user);
+        routes =
+            routes.add_service(user.max_decoding_message_size(GRPC_INTERNAL_REQUEST_BYTES_MAX));
+        names = &["", LOGIC_INT, USER_INT];
+    }
     let guard = Guard::business(&parts.token);
-    services(routes, guard, pb::INTERNAL_DESCRIPTORS, SERVICES).await
+    services(routes, guard, pb::INTERNAL_DESCRIPTORS, names).await
 }
 
 async fn services(

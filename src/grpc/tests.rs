@@ -51,7 +51,7 @@ async fn serve(services: &Services) -> Channel {
 async fn external(world: &World) -> (Channel, Health) {
     let services = super::external(External {
         authenticator: world.authenticator.clone(),
-        accounts: world.accounts.clone(),
+        accounts: Some(world.accounts.clone()),
         devices: world.devices.clone(),
         messages: world.messages.clone(),
         friends: world.friends.clone(),
@@ -64,6 +64,7 @@ async fn external(world: &World) -> (Channel, Health) {
 async fn internal(world: &World, token: &str) -> Channel {
     let services = super::internal(Internal {
         authenticator: world.authenticator.clone(),
+        accounts: world.accounts.clone(),
         devices: world.devices.clone(),
         directory: world.directory.clone(),
         presence: world.sending.presence.clone(),

@@ -81,8 +81,11 @@ impl UserExt for Service {
         request: Request<GetUserReq>,
     ) -> Result<Response<GetUserResp>, Status> {
         let caller = Caller::of(&request)?;
-        let id = UserId(request.into_inner().user_id);
-        let user = self.accounts.get(caller.user, id).await?;
+        let user = match request.into_inner().user_id {
+            0 => caller.user,
+            id => UserId(id),
+        };
+        let user = self.accounts.get(user).await?;
         Ok(Response::new(GetUserResp {
             user: Some(convert::user(user)),
         }))

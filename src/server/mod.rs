@@ -24,7 +24,7 @@ use crate::{
     store::{self, Store},
     telemetry::Metrics,
     timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
-    user::{Accounts, Directory},
+    user::Accounts,
 };
 use axum::{Router, middleware::from_fn};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ use self::{
 
 mod cluster;
 mod memory;
+mod users;
 
 pub use crate::listen::Addresses;
 
@@ -148,7 +149,8 @@ impl Server {
         };
         let authenticator = Authenticator::new(authenticator, &config.sign_in, &config.devices);
         let authenticator = Arc::new(authenticator);
-        let directory = Directory::new(store.clone(), Arc::clone(&router), cache_ttl);
+        let business = users::business(&config.users, &metrics, core)?;
+        let directory = users::directory(&config.users, business, &store, &router, cache_ttl);
         let directory = Arc::new(directory);
         let devices = Devices::new(store.clone(), Arc::clone(&clock));
 
@@ -260,7 +262,7 @@ impl Server {
         });
         let external = grpc::external(grpc::External {
             authenticator: Arc::clone(&authenticator),
-            accounts,
+            accounts: directory.is_built_in().then(|| Arc::clone(&accounts)),
             devices: devices.clone(),
             messages: Arc::clone(&messages),
             friends,
@@ -269,6 +271,7 @@ impl Server {
         let external = external.await?;
         let internal = grpc::internal(grpc::Internal {
             authenticator,
+            accounts,
             devices,
             directory,
             presence,

@@ -17,8 +17,12 @@ use super::{
         friend::{ActiveModel, Column, Entity},
         user,
     },
+    timeline,
 };
-use crate::{error::Result, id::UserId};
+use crate::{
+    error::Result,
+    id::{Owner, UserId},
+};
 
 /// How far somebody has come with somebody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,20 +81,14 @@ pub struct Friend {
 }
 
 /// What `me` and `other` are to each other, locked until the transaction ends. The locks are on the
-/// users' rows, because those of the friendship may not be there yet.
+/// heads of their timelines: the rows of the friendship may not be there yet, and those of the users
+/// may be kept elsewhere.
 ///
 /// # Errors
 /// What the database answers.
 pub(crate) async fn lock(conn: &impl Conn, me: UserId, other: UserId) -> Outcome<Pair> {
-    let _: Vec<i64> = user::Entity::find()
-        .select_only()
-        .column(user::Column::Id)
-        .filter(user::Column::Id.is_in([me.get(), other.get()]))
-        .order_by_asc(user::Column::Id)
-        .lock_exclusive()
-        .into_tuple()
-        .all(conn)
-        .await?;
+    let heads = [me, other].map(|user| (Owner::User(user), 0));
+    timeline::raise_heads(conn, heads.into()).await?;
     pair(conn, me, other).await
 }
 
@@ -214,7 +212,26 @@ pub async fn are_friends(conn: &impl Conn, one: UserId, other: UserId) -> Result
     Ok(row.is_some_and(|row| row.status == Status::Agreed.column()))
 }
 
-/// The friends of a user, by id.
+/// What is noted about a friend of whom the database knows nothing else.
+pub type NotesRow = (i64, String, String);
+
+/// The ids of a user's friends, ascending, each with remarks and extra.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn notes_of_user(conn: &impl Conn, user: UserId) -> Result<Vec<NotesRow>> {
+    Ok(Entity::find()
+        .select_only()
+        .columns([Column::FriendId, Column::Remarks, Column::Extra])
+        .filter(Column::UserId.eq(user.get()))
+        .filter(Column::Status.eq(Status::Agreed.column()))
+        .order_by_asc(Column::FriendId)
+        .into_tuple()
+        .all(conn)
+        .await?)
+}
+
+/// The friends of a user, by id, where accounts are in this database.
 ///
 /// # Errors
 /// When the database does not answer.

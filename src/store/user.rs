@@ -43,6 +43,17 @@ pub async fn by_id(conn: &impl Conn, user: UserId) -> Result<Option<User>> {
     Ok(Entity::find_by_id(user.get()).one(conn).await?)
 }
 
+/// The accounts of those of `users` that are there.
+///
+/// # Errors
+/// See [`by_id`].
+pub async fn by_ids(conn: &impl Conn, users: &[UserId]) -> Result<Vec<User>> {
+    Ok(Entity::find()
+        .filter(Column::Id.is_in(padded(users.iter().map(|user| user.get()))))
+        .all(conn)
+        .await?)
+}
+
 /// The account with a phone number.
 ///
 /// # Errors

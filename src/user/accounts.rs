@@ -20,11 +20,14 @@ use crate::{
     lifecycle::Tasks,
     limits::{
         ATTEMPTS_PER_ADDRESS_MAX, ATTEMPTS_PER_NUMBER_MAX, AVATAR_URL_BYTES_MAX, CODE_INTERVAL,
-        CODE_TTL, EXTRA_BYTES_MAX, NICKNAME_BYTES_MAX, PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN,
-        SEARCH_KEY_BYTES_MAX, SEARCH_RESULTS_MAX,
+        CODE_TTL, EXTRA_BYTES_MAX, GET_USERS_MAX, NICKNAME_BYTES_MAX, PASSWORD_CHARS_MAX,
+        PASSWORD_CHARS_MIN, SEARCH_KEY_BYTES_MAX, SEARCH_RESULTS_MAX,
     },
     store::{self, Store, cluster, within_deadline},
 };
+
+/// Users that one query reads.
+const USERS_CHUNK: usize = 500;
 
 /// The accounts in this server's database.
 #[derive(Debug)]
@@ -165,16 +168,37 @@ impl Accounts {
         self.authenticator.commit_revoking(tx, revoked).await
     }
 
-    /// What `user` tells of himself; user 0 is the caller.
+    /// What `user` tells of himself.
     ///
     /// # Errors
     /// [`Code::BadRequest`], [`Code::NoSuchUser`], or [`Code::TryAgain`].
-    pub async fn get(&self, caller: UserId, user: UserId) -> Result<User> {
-        let user = if user.get() == 0 { caller } else { user };
+    pub async fn get(&self, user: UserId) -> Result<User> {
         check::id("user_id", user.get())?;
         within_deadline(store::user::by_id(self.store.reader(), user))
             .await?
             .ok_or_else(no_such_user)
+    }
+
+    /// What those of `users` that are there tell of themselves.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`], also for more than [`GET_USERS_MAX`], or [`Code::TryAgain`].
+    pub async fn get_many(&self, users: &[UserId]) -> Result<Vec<User>> {
+        if users.len() > GET_USERS_MAX {
+            let why = format_args!("at most {GET_USERS_MAX} users");
+            return Err(Error::bad_request("user_ids", why));
+        }
+        for user in users {
+            check::id("user_ids", user.get())?;
+        }
+        within_deadline(async {
+            let mut found = Vec::with_capacity(users.len());
+            for part in users.chunks(USERS_CHUNK) {
+                found.extend(store::user::by_ids(self.store.reader(), part).await?);
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// Replaces everything that `user` tells of himself.
