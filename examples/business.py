@@ -2,7 +2,6 @@
 
     pip install grpcio grpcio-tools      # or: apt install python3-grpcio python3-grpc-tools
     python examples/business.py --listen 127.0.0.1:50100
-
 And in im.toml: users.provider = "remote", users.endpoint = "http://127.0.0.1:50100". User 1 signs in
 with the token "token-of-1". To see what happens when things go wrong: the token "slow" is answered
 after a minute, the token "broken" and user 13 with an error. A line "2 Bobby" on stdin renames user 2;
@@ -17,7 +16,6 @@ import sys
 import tempfile
 import time
 import traceback
-
 import grpc
 from grpc_tools import protoc
 
@@ -30,13 +28,12 @@ message DebugInfo { repeated string stack_entries = 1; string detail = 2; }"""
 
 stubs = tempfile.TemporaryDirectory()
 pathlib.Path(stubs.name, "rpc.proto").write_text(RPC)
-files = ["user.int.proto", "user.ext.proto", "rpc.proto"]
-out = [f"-I{PROTO}", f"-I{stubs.name}", f"--python_out={stubs.name}", f"--grpc_python_out={stubs.name}"]
-if protoc.main(["protoc", *out, *files]) != 0:
+options = [f"-I{PROTO}", f"-I{stubs.name}", *(f"--{p}_out={stubs.name}" for p in ("python", "grpc_python"))]
+if protoc.main(["protoc", *options, "user.int.proto", "user.ext.proto", "rpc.proto"]) != 0:
     sys.exit("protoc failed")
 sys.path.insert(0, stubs.name)
-import rpc_pb2 as rpc  # noqa: E402
-from user import ext_pb2, int_pb2, int_pb2_grpc  # noqa: E402
+import rpc_pb2 as rpc
+from user import ext_pb2, int_pb2, int_pb2_grpc
 
 NAMES = {1: "Ada", 2: "Bob", 3: "Carol", 4: "Dan"}
 
@@ -49,20 +46,19 @@ def profile(user_id):
 
 def traced(call):
     """Tells the caller where an unexpected error came from."""
-
     @functools.wraps(call)
     def answer(self, request, context):
-        print(call.__name__, str(request).replace("\n", " "), flush=True)
+        print(call.__name__, getattr(request, "user_id", ""), flush=True)
         try:
             return call(self, request, context)
         except RuntimeError as error:
             frames = reversed(traceback.extract_tb(error.__traceback__))
-            info = rpc.DebugInfo(stack_entries=[f"{f.name} (business.py:{f.lineno})" for f in frames], detail=str(error))
+            entries = [f"{frame.name} (business.py:{frame.lineno})" for frame in frames]
+            info = rpc.DebugInfo(stack_entries=entries, detail=str(error)).SerializeToString()
             status = rpc.Status(code=grpc.StatusCode.INTERNAL.value[0], message="internal error")
-            status.details.add(type_url="type.googleapis.com/google.rpc.DebugInfo", value=info.SerializeToString())
+            status.details.add(type_url="type.googleapis.com/google.rpc.DebugInfo", value=info)
             context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
         context.abort(grpc.StatusCode.INTERNAL, "internal error")
-
     return answer
 
 
@@ -97,7 +93,7 @@ bound = server.add_insecure_port(f"{host}:{port}")
 server.start()
 print(f"listening on {host}:{bound}", flush=True)
 for line in sys.stdin:
-    user_id, name = line.split(maxsplit=1)
-    NAMES[int(user_id)] = name.strip()
-    print("renamed", line.strip(), flush=True)
+    user_id, name = line.strip().split(maxsplit=1)
+    NAMES[int(user_id)] = name
+    print("renamed", user_id, flush=True)
 server.wait_for_termination()

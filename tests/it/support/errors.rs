@@ -49,6 +49,7 @@ fn grpc_code(code: i32) -> Code {
         TOO_MANY_REQUESTS => Code::ResourceExhausted,
         FRIENDS_ALREADY => Code::AlreadyExists,
         GROUP_IS_FULL => Code::FailedPrecondition,
+        TRY_AGAIN_LATER => Code::Unavailable,
         NO_SUCH_GROUP | NO_SUCH_DEVICE | NO_SUCH_USER => Code::NotFound,
         other => panic!("no test expects {other} yet"),
     }

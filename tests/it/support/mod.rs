@@ -3,6 +3,7 @@
 pub mod api;
 pub mod balancer;
 pub mod browser;
+pub mod business;
 pub mod client;
 pub mod cluster;
 pub mod collector;
@@ -32,6 +33,7 @@ pub mod webhook;
 pub mod wire;
 
 pub use api::Api;
+pub use business::Business;
 pub use cluster::Cluster;
 pub use connection::Connection;
 pub use device::Device;
