@@ -55,7 +55,8 @@ impl Issuer {
         match self {
             Self::Own => Err(Error::sign_in_again()),
             Self::Business(business) => {
-                business.auth(user, device, token).await?;
+                let sign_outs = sign_outs.count(user, device);
+                business.auth(user, device, token, sign_outs).await?;
                 Ok(i64::MAX)
             }
             Self::Signed(verifier) => {

@@ -42,6 +42,7 @@ pub struct Business {
 struct Shown {
     user: UserId,
     device: DeviceId,
+    sign_outs: i64,
     token_hash: [u8; 32],
 }
 
@@ -59,17 +60,25 @@ impl Business {
         }))
     }
 
-    /// Asks whether `token` signs `user` in on `device`.
+    /// Asks whether `token` signs `user` in on `device`. Those who know of as many `sign_outs` share
+    /// a call: what was said before a sign-out is no answer to who asks after it.
     ///
     /// # Errors
     /// [`Code::SignInAgain`](crate::error::Code::SignInAgain) when it does not,
     /// [`Code::NoSuchUser`](crate::error::Code::NoSuchUser) when the business server says so,
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) when it does not answer within
     /// [`BUSINESS_DEADLINE`](crate::limits::BUSINESS_DEADLINE), an internal one when it fails.
-    pub async fn auth(&self, user: UserId, device: DeviceId, token: &str) -> Result<()> {
+    pub async fn auth(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        token: &str,
+        sign_outs: i64,
+    ) -> Result<()> {
         let shown = Shown {
             user,
             device,
+            sign_outs,
             token_hash: Sha256::digest(token).into(),
         };
         let flights = self.auths.join(&[shown], 1, |_| {
@@ -115,16 +124,11 @@ impl Business {
         Ok(found)
     }
 
-    /// Lets nobody share a call that began before `user` changed at the business server or was
-    /// signed out. To be called before what is remembered of him is dropped.
+    /// Lets nobody share a call that began before `user` changed at the business server. To be called
+    /// before what is remembered of him is dropped.
     pub fn outdated(&self, user: UserId) {
         self.auths.forget(|shown| shown.user == user);
         self.lookups.forget(|looked_up| *looked_up == user);
-    }
-
-    /// As [`Self::outdated`], of whoever was signed out on `devices`.
-    pub fn outdated_on(&self, devices: &[DeviceId]) {
-        self.auths.forget(|shown| devices.contains(&shown.device));
     }
 
     /// As [`Self::outdated`], of everybody: changes may have been missed.

@@ -25,7 +25,7 @@ use crate::{
         BUSINESS_CONNECT_MAX, BUSINESS_DEADLINE, BUSINESS_PING_INTERVAL, BUSINESS_PING_TIMEOUT,
     },
     pb::{self, user_int_client::UserIntClient},
-    telemetry::Metrics,
+    telemetry::{Metrics, trace_context},
 };
 
 /// The way to the business server.
@@ -187,6 +187,7 @@ fn request<Q>(question: Q, deadline: Instant) -> Request<Q> {
     let mut request = Request::new(question);
     // So that the business server need not go on when nobody waits any more.
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    trace_context::inject(request.metadata_mut().as_mut());
     request
 }
 

@@ -4,13 +4,12 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use crate::{
-    auth::{self, Authenticator, Issuer, SignIns, jwt::Verifier},
-    business::Business,
+    auth::{self, Authenticator, Issuer, SignIns},
     clock::{self, Clock},
-    config::{self, Config, Networks, UserProvider, seconds},
+    config::{self, Config, Networks, seconds},
     delivery::{handle::Eviction, release, router},
     device::Devices,
-    error::{Error, Result},
+    error::Result,
     file::{self, Files},
     friend::Friends,
     friendships::Friendships,
@@ -128,8 +127,8 @@ impl Server {
         let interval = seconds(config.delivery.reconcile_interval_s);
         let cache_ttl = CACHE_TTL.min(interval);
 
-        let business = business(&config.users, &metrics, core)?;
-        let issuer = issuer(&config, business.as_ref(), core).await?;
+        let business = users::business(&config.users, &metrics, core)?;
+        let issuer = users::issuer(&config, business.as_ref(), core).await?;
         let is_lonely = config.redis.url.is_empty();
         let doubts = Arc::new(auth::Doubts::default());
         let authenticator = auth::Options {
@@ -149,7 +148,6 @@ impl Server {
         };
         let authenticator = Authenticator::new(authenticator, &config.sign_in, &config.devices);
         let authenticator = Arc::new(authenticator);
-        let business = users::business(&config.users, &metrics, core)?;
         let directory = users::directory(&config.users, business, &store, &router, cache_ttl);
         let directory = Arc::new(directory);
         let devices = Devices::new(store.clone(), Arc::clone(&clock));
@@ -312,32 +310,6 @@ impl Server {
             health,
         })
     }
-}
-
-/// The business server, where there is one.
-fn business(
-    users: &config::Users,
-    metrics: &Arc<Metrics>,
-    tasks: &Tasks,
-) -> Result<Option<Arc<Business>>> {
-    if users.provider == UserProvider::Builtin || users.endpoint.is_empty() {
-        return Ok(None);
-    }
-    Business::new(&users.endpoint, Arc::clone(metrics), tasks.clone()).map(Some)
-}
-
-/// Who issues tokens.
-async fn issuer(
-    config: &Config,
-    business: Option<&Arc<Business>>,
-    tasks: &Tasks,
-) -> Result<Issuer> {
-    Ok(match (config.users.provider, business) {
-        (UserProvider::Builtin, _) => Issuer::Own,
-        (UserProvider::Remote, Some(business)) => Issuer::Business(Arc::clone(business)),
-        (UserProvider::Remote, None) => return Err(Error::internal("users.endpoint: not set")),
-        (UserProvider::Jwt, _) => Issuer::Signed(Verifier::open(&config.jwt, tasks).await?),
-    })
 }
 
 /// Keeps the instance's place on the database until the stop. It ends before that, and with it the

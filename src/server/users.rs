@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    auth::{Issuer, jwt::Verifier},
     business::Business,
-    config::{self, UserProvider, seconds},
+    config::{self, Config, UserProvider, seconds},
     delivery::router::Router,
-    error::Result,
+    error::{Error, Result},
     lifecycle::Tasks,
     store::Store,
     telemetry::Metrics,
@@ -23,6 +24,20 @@ pub(super) fn business(
         return Ok(None);
     }
     Business::new(&users.endpoint, Arc::clone(metrics), core.clone()).map(Some)
+}
+
+/// Who issues tokens.
+pub(super) async fn issuer(
+    config: &Config,
+    business: Option<&Arc<Business>>,
+    tasks: &Tasks,
+) -> Result<Issuer> {
+    Ok(match (config.users.provider, business) {
+        (UserProvider::Builtin, _) => Issuer::Own,
+        (UserProvider::Remote, Some(business)) => Issuer::Business(Arc::clone(business)),
+        (UserProvider::Remote, None) => return Err(Error::internal("users.endpoint: not set")),
+        (UserProvider::Jwt, _) => Issuer::Signed(Verifier::open(&config.jwt, tasks).await?),
+    })
 }
 
 /// Who knows the users.

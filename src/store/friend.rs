@@ -87,8 +87,7 @@ pub struct Friend {
 /// # Errors
 /// What the database answers.
 pub(crate) async fn lock(conn: &impl Conn, me: UserId, other: UserId) -> Outcome<Pair> {
-    let heads = [me, other].map(|user| (Owner::User(user), 0));
-    timeline::raise_heads(conn, heads.into()).await?;
+    timeline::lock_heads(conn, [me, other].map(Owner::User)).await?;
     pair(conn, me, other).await
 }
 
