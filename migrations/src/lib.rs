@@ -24,7 +24,7 @@ mod m20261123_000013_group_member;
 mod m20261123_000014_group_member_user;
 mod m20261123_000015_group_member_type;
 mod m20261123_000017_file;
-mod m20261123_000018_sign_out;
+mod m20261123_000021_sign_out;
 
 /// All migrations in their order.
 pub struct Migrator;
@@ -49,7 +49,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000014_group_member_user::Migration),
             Box::new(m20261123_000015_group_member_type::Migration),
             Box::new(m20261123_000017_file::Migration),
-            Box::new(m20261123_000018_sign_out::Migration),
+            Box::new(m20261123_000021_sign_out::Migration),
         ]
     }
 }
