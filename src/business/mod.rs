@@ -157,3 +157,24 @@ fn tidy(user: UserId, found: &mut pb::User) {
         found.sex = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{EXTRA_BYTES_MAX, NICKNAME_BYTES_MAX, UserId, pb, tidy};
+
+    #[test]
+    fn foreign_profile_is_brought_into_bounds() {
+        let mut found = pb::User {
+            user_id: 7,
+            nickname: "é".repeat(NICKNAME_BYTES_MAX),
+            sex: 3,
+            avatar_url: "https://example.com/1".into(),
+            extra: "x".repeat(EXTRA_BYTES_MAX + 1),
+            ..Default::default()
+        };
+        tidy(UserId(1), &mut found);
+        assert_eq!(found.nickname, "é".repeat(NICKNAME_BYTES_MAX / 2));
+        assert_eq!(found.avatar_url, "https://example.com/1");
+        assert_eq!((found.user_id, found.sex, &*found.extra), (1, 0, ""));
+    }
+}

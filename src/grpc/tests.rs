@@ -446,7 +446,7 @@ async fn health_follows_the_server_and_reflection_names_its_services() {
     );
     assert_eq!(
         reflected(internal(&world, "").await).await,
-        ["grpc.health.v1.Health", "pb.LogicInt"]
+        ["grpc.health.v1.Health", "pb.LogicInt", "pb.UserInt"]
     );
 }
 
