@@ -35,3 +35,4 @@ pub mod telemetry;
 mod testing;
 pub mod timeline;
 pub mod user;
+pub mod webhook;

@@ -564,3 +564,67 @@ pub const SPANS_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Deliveries of one message that have spans on one instance: a trace of a message to a large group
 /// would be of no use to anybody, and push out all others.
 pub const PUSH_SPANS_MAX: u32 = 64;
+
+/// Events that are posted to the business server at the same time, each of another owner.
+pub const WEBHOOKS_IN_FLIGHT_MAX: usize = 32;
+/// Owners of events that are waited for at the same time; the events of others stay in the database.
+pub const WEBHOOK_LANES_MAX: usize = 1_024;
+/// Events of one owner that are held ahead.
+pub const WEBHOOK_LANE_EVENTS_MAX: usize = 16;
+/// Events that one query reads.
+pub const WEBHOOK_PAGE_MAX: usize = 500;
+/// How often it is looked for events that other instances have written.
+pub const WEBHOOK_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between two readings of what this instance has written.
+pub const WEBHOOK_READ_PAUSE: Duration = Duration::from_millis(10);
+/// Once this has passed no transaction is open that took an id before: ids are not committed in order.
+pub const WEBHOOK_SETTLED_AFTER: Duration = Duration::from_secs(15);
+const _: () = assert!(
+    ATTEMPT_MAX.as_millis() * 2 + IDLE_TRANSACTION_MAX.as_millis()
+        < WEBHOOK_SETTLED_AFTER.as_millis()
+);
+/// First pause before an event that was not taken is posted again; it doubles.
+pub const WEBHOOK_BACK_OFF_MIN: Duration = Duration::from_secs(1);
+/// The longest one.
+pub const WEBHOOK_BACK_OFF_MAX: Duration = Duration::from_secs(300);
+/// Owners one after the other whose events are not taken until the server counts as away.
+pub const WEBHOOK_AWAY_AFTER: usize = 5;
+/// The longest pause between two attempts, of whatever event, while it is away.
+pub const WEBHOOK_PROBE_MAX: Duration = Duration::from_secs(30);
+/// Events that were taken and wait to be deleted.
+pub const WEBHOOK_DELETES_MAX: usize = 256;
+/// How long they wait for others.
+pub const WEBHOOK_DELETE_DELAY: Duration = Duration::from_millis(25);
+/// Rest after the database did not answer, before the outbox is asked for again: acks that could not
+/// be written meanwhile are written first.
+pub const WEBHOOK_DATABASE_PAUSE: Duration = Duration::from_secs(2);
+const _: () = assert!(ACK_FLUSH_INTERVAL.as_millis() < WEBHOOK_DATABASE_PAUSE.as_millis());
+/// Messages that are looked at together, whether they have reached anybody.
+pub const UNDELIVERED_CHECKS_MAX: usize = 64;
+/// Events that follow from some of them, in one transaction; one message may have more.
+pub const UNDELIVERED_EVENTS_CHUNK: usize = 2_000;
+/// What an ack may need to reach the database.
+pub const UNDELIVERED_GRACE: Duration = Duration::from_secs(2);
+const _: () = assert!(ACK_FLUSH_INTERVAL.as_millis() < UNDELIVERED_GRACE.as_millis());
+/// How often an instance says in the database that it lives, where somebody is told who is online.
+pub const INSTANCE_BEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// An instance that has not said so for this long is dead.
+pub const INSTANCE_DEAD_AFTER: Duration = Duration::from_secs(20);
+const _: () = assert!(3 * INSTANCE_BEAT_INTERVAL.as_millis() < INSTANCE_DEAD_AFTER.as_millis());
+/// Sessions that are written down or struck off in one transaction.
+pub const ATTENDANCE_CHUNK: usize = 256;
+/// How often who is written down as online is compared with who is here.
+pub const ATTENDANCE_SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Sessions that have left and are not struck off yet; beyond it the sweep finds them.
+pub const DEPARTURES_MAX: usize = 10_000;
+/// Questions to the before-send hook at the same time; others wait within their time.
+pub const BEFORE_SEND_IN_FLIGHT_MAX: usize = 256;
+/// Longest `before_send.timeout_ms`: what is left until a send must be answered.
+pub const BEFORE_SEND_TIMEOUT_MAX: Duration = Duration::from_secs(3);
+const _: () = assert!(
+    DATABASE_DEADLINE.as_millis() + BEFORE_SEND_TIMEOUT_MAX.as_millis() < SEND_DEADLINE.as_millis()
+);
+/// Longest answer of the before-send hook in bytes: the longest content in base64, and room.
+pub const BEFORE_SEND_ANSWER_BYTES_MAX: usize = CONTENT_BYTES_MAX.div_ceil(3) * 4 + 4 * 1024;
+/// Longest reason it gives, in bytes.
+pub const BEFORE_SEND_REASON_BYTES_MAX: usize = 256;

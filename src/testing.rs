@@ -24,7 +24,7 @@ use crate::{
     members::Members,
     message::{self, Messages},
     pb,
-    store::{self, Store, append::To, timeline::Row},
+    store::{self, Store, append::To, outbox::Outbox, timeline::Row},
     telemetry::Metrics,
     timeline::{
         Append, Appended, NewMessage, Writer,
@@ -313,6 +313,7 @@ fn start_writer(
         store: store.clone(),
         router: Arc::clone(router),
         epoch: Arc::new(Epoch::new(1)),
+        outbox: Outbox::default(),
         metrics: Arc::clone(metrics),
     };
     Writer::start(options, tasks, || {})
@@ -338,6 +339,7 @@ fn sending(
         directory: Arc::clone(directory),
         presence: Arc::new(Presence::alone(Arc::clone(registry))),
         friendships: None,
+        before_send: None,
         clock: Arc::clone(clock) as _,
         metrics,
     }

@@ -23,7 +23,11 @@ mod m20261123_000012_group;
 mod m20261123_000013_group_member;
 mod m20261123_000014_group_member_user;
 mod m20261123_000015_group_member_type;
+mod m20261123_000016_outbox;
 mod m20261123_000017_file;
+mod m20261123_000018_undelivered_check;
+mod m20261123_000019_online_device;
+mod m20261123_000020_instance;
 mod m20261123_000021_sign_out;
 
 /// All migrations in their order.
@@ -48,7 +52,11 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000013_group_member::Migration),
             Box::new(m20261123_000014_group_member_user::Migration),
             Box::new(m20261123_000015_group_member_type::Migration),
+            Box::new(m20261123_000016_outbox::Migration),
             Box::new(m20261123_000017_file::Migration),
+            Box::new(m20261123_000018_undelivered_check::Migration),
+            Box::new(m20261123_000019_online_device::Migration),
+            Box::new(m20261123_000020_instance::Migration),
             Box::new(m20261123_000021_sign_out::Migration),
         ]
     }

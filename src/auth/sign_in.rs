@@ -20,7 +20,11 @@ use crate::{
     lifecycle::Tasks,
     limits::{DATABASE_DEADLINE, SIGN_IN_BATCH_MAX, SIGN_IN_QUEUE_MAX, SIGN_IN_USERS_CHUNK},
     store::{
-        self, Conn, Outcome, Store, membership::Membership, session::TokenRow, sign_out::SignOuts,
+        self, Conn, Outcome, Store,
+        membership::Membership,
+        online::{Attendance, Session},
+        session::TokenRow,
+        sign_out::SignOuts,
     },
     telemetry::Metrics,
 };
@@ -69,6 +73,7 @@ impl SignIns {
         store: Store,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
+        attendance: Option<Attendance>,
         tasks: &Tasks,
     ) -> Self {
         let (queue, requests) = mpsc::channel(SIGN_IN_QUEUE_MAX);
@@ -76,6 +81,7 @@ impl SignIns {
             store,
             clock,
             metrics,
+            attendance,
         };
         let stop = tasks.stop().clone();
         tasks.spawn_critical("sign-ins", async move {
@@ -111,6 +117,8 @@ struct Task {
     store: Store,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// Where it is written who is online, if somebody is told.
+    attendance: Option<Attendance>,
 }
 
 impl Task {
@@ -222,9 +230,16 @@ impl Task {
         let known = granted().filter(|(_, request)| generations.contains_key(&request.device));
         let changed = changed_tokens(known.map(|(_, request)| request), &tokens);
         store::session::keep(conn, &changed, now).await?;
+        if let Some(attendance) = &self.attendance {
+            let sessions = granted().filter_map(|(_, request)| request.session(&generations));
+            attendance.came(conn, sessions, now).await?;
+        }
         let heads = store::timeline::heads_raw(conn, &owners).await?;
         let acks = store::ack::own(conn, &sessions).await?;
         tx.commit_raw().await?;
+        if let Some(attendance) = &self.attendance {
+            attendance.written();
+        }
 
         let mut signed = HashMap::with_capacity(batch.len());
         for (index, request) in granted() {
@@ -256,6 +271,15 @@ impl Task {
 }
 
 impl Request {
+    /// The newest session of its device.
+    fn session(&self, generations: &HashMap<DeviceId, i64>) -> Option<Session> {
+        Some(Session {
+            user: self.user,
+            device: self.device,
+            generation: *generations.get(&self.device)?,
+        })
+    }
+
     fn is_granted_by(&self, token: &TokenRow, now_ms: i64) -> bool {
         token.user_id == self.user.get()
             && token.expires_at > now_ms

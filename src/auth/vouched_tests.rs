@@ -47,7 +47,7 @@ impl Site {
         let metrics = Arc::new(Metrics::default());
         Self {
             authenticator: Arc::new(authenticator),
-            sign_ins: SignIns::start(world.store.clone(), clock, metrics, &tasks),
+            sign_ins: SignIns::start(world.store.clone(), clock, metrics, None, &tasks),
             world,
             _tasks: tasks,
         }

@@ -40,6 +40,8 @@ pub(super) enum Rule {
     OneOf(&'static [&'static str]),
     /// Any text; it may be secret.
     Text,
+    /// Nothing, or what Standard Webhooks are signed with.
+    SigningSecret,
     /// A URL with one of these schemes; it may be secret.
     Url(&'static [&'static str]),
     /// Nothing, or a URL with one of these schemes; it may be secret.
@@ -119,7 +121,7 @@ pub(super) const KEYS: &[Key] = &[
     key("before_send", "timeout_ms", Rule::Positive),
     key("before_send", "on_failure", Rule::OneOf(&["allow", "deny"])),
     key("webhooks", "url", Rule::UrlOrEmpty(HTTP)),
-    key("webhooks", "secret", Rule::Text),
+    key("webhooks", "secret", Rule::SigningSecret),
     key("webhooks", "events", Rule::SomeOf(EVENTS)),
     key("webhooks", "timeout_s", Rule::Positive),
     key("webhooks", "retry_for_h", Rule::Positive),
@@ -245,6 +247,12 @@ impl Rule {
             Self::OneOf(words) => accept(words.contains(&text), text),
             Self::UrlOrEmpty(_) if text.is_empty() => Ok(()),
             Self::Url(schemes) | Self::UrlOrEmpty(schemes) => check_url(text, schemes),
+            Self::SigningSecret => {
+                let is_secret = text.is_empty() || super::signing_key(text).is_some();
+                is_secret
+                    .then_some(())
+                    .ok_or_else(|| "text of another form".to_owned())
+            }
             Self::Storage => {
                 let known = match text.split_once("://") {
                     Some((scheme, bucket)) => scheme == "s3" && !bucket.is_empty(),
@@ -274,6 +282,7 @@ impl Rule {
             Self::Bool => "true or false".to_owned(),
             Self::OneOf(words) => quoted(words, " or "),
             Self::Text => "text in quotes".to_owned(),
+            Self::SigningSecret => "\"\", or whsec_ and 24 to 64 bytes in base64".to_owned(),
             Self::Url(schemes) => format!("a URL that begins with {}", prefixes(schemes)),
             Self::UrlOrEmpty(schemes) => {
                 format!("\"\", or a URL that begins with {}", prefixes(schemes))

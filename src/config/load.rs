@@ -20,6 +20,7 @@ use super::{
     keys::{self, HTTP, Key, Rule},
     types::{CodeSender, Config, UserProvider},
 };
+use crate::limits::BEFORE_SEND_TIMEOUT_MAX;
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "im.toml";
@@ -344,6 +345,34 @@ fn check_relations(config: &Config, figment: &Figment) -> Result<(), Invalid> {
             "\"\" where sign_in.code_sender is \"webhook\"",
             &Rule::Url(HTTP).allowed(),
         ));
+    }
+    check_hooks(config, figment)
+}
+
+fn check_hooks(config: &Config, figment: &Figment) -> Result<(), Invalid> {
+    let timeout_max = BEFORE_SEND_TIMEOUT_MAX.as_millis() as u64;
+    let before_send = &config.before_send;
+    if !before_send.url.is_empty() && before_send.timeout_ms > timeout_max {
+        return Err(refuse(
+            source_of(figment, ["before_send.timeout_ms", "before_send.url"]),
+            "before_send.timeout_ms",
+            &before_send.timeout_ms.to_string(),
+            &format!("a whole number from 1 to {timeout_max}"),
+        ));
+    }
+    let posts = [
+        ("webhooks.url", &config.webhooks.url),
+        ("before_send.url", &config.before_send.url),
+    ];
+    for (key, url) in posts {
+        if !url.is_empty() && config.webhooks.secret.is_empty() {
+            return Err(refuse(
+                source_of(figment, ["webhooks.secret", key]),
+                "webhooks.secret",
+                &format!("\"\" where {key} is set"),
+                "whsec_ and 24 to 64 bytes in base64",
+            ));
+        }
     }
     Ok(())
 }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 mod keys;
 mod load;
 mod networks;
@@ -22,6 +24,14 @@ pub use url::without_secrets;
 
 /// The default configuration, every key explained.
 pub const BUILT_IN: &str = include_str!("../../im.toml");
+
+/// The bytes of a secret that Standard Webhooks are signed with: `whsec_` and 24 to 64 bytes in base64.
+/// `None` for any other text.
+#[must_use]
+pub fn signing_key(secret: &str) -> Option<Vec<u8>> {
+    let key = STANDARD.decode(secret.strip_prefix("whsec_")?).ok()?;
+    (24..=64).contains(&key.len()).then_some(key)
+}
 
 /// A duration from a config key in seconds; more than a hundred years is a hundred years, so that
 /// a deadline can always be computed.

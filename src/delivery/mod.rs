@@ -5,6 +5,7 @@
 
 pub mod bridge;
 pub mod budget;
+pub mod departures;
 pub mod feed;
 pub mod handle;
 pub mod push;

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::handle::{Credential, Eviction, Handle};
+use super::{
+    departures::Departures,
+    handle::{Credential, Eviction, Handle},
+};
 use crate::{
     id::{DeviceId, RoomId, UserId},
     limits::PRESENCE_CHANGES_MAX,
@@ -21,6 +24,8 @@ use crate::{
 pub struct Registry {
     state: Mutex<State>,
     changed: Notify,
+    /// Where it is noted who has left, if that matters.
+    departures: Option<Arc<Departures>>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +74,15 @@ impl Registry {
         Self {
             state: Mutex::new(state),
             changed: Notify::new(),
+            departures: None,
         }
+    }
+
+    /// The same, noting who has left.
+    #[must_use]
+    pub fn noting(mut self, departures: Option<Arc<Departures>>) -> Self {
+        self.departures = departures;
+        self
     }
 
     /// Lists a session before its credential is checked: from here on it can be evicted.
@@ -120,6 +133,9 @@ impl Registry {
             if sessions.get().is_empty() {
                 sessions.remove();
             }
+        }
+        if let Some(departures) = &self.departures {
+            departures.note(handle);
         }
         if let Some(credential) = handle.credential() {
             self.mark(state, handle.device(), credential.generation);

@@ -42,18 +42,39 @@ pub fn check(request: &pb::SendMessageReq) -> Result<(ReceiverType, MessageType)
         }
         Ok(known) => known,
     };
-    if request.message_content.len() > CONTENT_BYTES_MAX {
-        let why = format_args!("at most {CONTENT_BYTES_MAX} bytes");
-        return Err(Error::bad_request("message_content", why));
-    }
-    if !strings_are_utf8(message_type, &request.message_content) {
-        return Err(Error::bad_request("message_content", "invalid UTF-8"));
-    }
+    check_content(message_type, &request.message_content)?;
     if request.send_time < 0 {
         return Err(Error::bad_request("send_time", "must not be negative"));
     }
     check_client_message_id(&request.client_message_id)?;
     Ok((receiver_type, message_type))
+}
+
+/// Checks the content of a message, whoever wrote it.
+///
+/// # Errors
+/// 10001 naming the field.
+pub fn check_content(message_type: MessageType, content: &[u8]) -> Result<()> {
+    if content.len() > CONTENT_BYTES_MAX {
+        let why = format_args!("at most {CONTENT_BYTES_MAX} bytes");
+        return Err(Error::bad_request("message_content", why));
+    }
+    if !strings_are_utf8(message_type, content) {
+        return Err(Error::bad_request("message_content", "invalid UTF-8"));
+    }
+    Ok(())
+}
+
+/// Checks the content of a message that a device sends.
+///
+/// # Errors
+/// 10001 naming the field.
+pub fn check_device_content(message_type: MessageType, content: &[u8]) -> Result<()> {
+    check_content(message_type, content)?;
+    match message_type {
+        MessageType::MtCommand => check_device_command(content),
+        _ => Ok(()),
+    }
 }
 
 /// Checks the id that a sender gives a message.

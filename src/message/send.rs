@@ -19,8 +19,9 @@ use crate::{
     pb::{self, MessageType, ReceiverType, SenderType},
     store::{self, Store, append::To, group::Roster, within_deadline},
     telemetry::{Cause, Metrics},
-    timeline::{Append, NewMessage, Writer, append, pages},
+    timeline::{Append, Appended, NewMessage, Writer, append, pages},
     user::{Directory, Profile},
+    webhook::{BeforeSend, Verdict},
 };
 
 /// The device a message comes from, and whose it is.
@@ -76,6 +77,23 @@ enum Route {
     Room(RoomId),
 }
 
+/// A message that its author may send.
+struct Draft {
+    message: NewMessage,
+    message_type: MessageType,
+    profile: Arc<Profile>,
+    answer_owner: Option<Owner>,
+    route: Route,
+    is_persist: bool,
+}
+
+/// What is known of a message once it was checked.
+enum Checked {
+    Fit(Draft),
+    /// It was stored before.
+    Repeat(Appended),
+}
+
 /// What [`Messages`] works with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -95,6 +113,8 @@ pub struct Options {
     pub presence: Arc<Presence>,
     /// Stamps messages.
     pub clock: Arc<dyn Clock>,
+    /// Who is asked before a message of a user is taken, if anybody.
+    pub before_send: Option<Arc<BeforeSend>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -128,7 +148,7 @@ impl Messages {
     pub async fn accept(&self, author: Author, request: pb::SendMessageReq) -> Result<Receipt> {
         let since = Instant::now();
         let metrics = &self.options.metrics;
-        match within_deadline(self.check_and_queue(author, request, since)).await {
+        match self.check_and_queue(author, request, since).await {
             Ok(state) => Ok(Receipt {
                 state,
                 since,
@@ -147,30 +167,24 @@ impl Messages {
         request: pb::SendMessageReq,
         since: Instant,
     ) -> Result<State> {
-        let (receiver_type, message_type) = content::check(&request)?;
-        if message_type == MessageType::MtCommand && author.user().is_some() {
-            content::check_device_command(&request.message_content)?;
-        }
-        let is_persist = request.is_persist && receiver_type != ReceiverType::RtRoom;
-        let profile = self.profile_of(author).await?;
-        let answer_owner = answer_owner(author, receiver_type, request.receiver_id);
-        let message = self.compose(author, request);
-        let route = match self.route(author, receiver_type, message.receiver_id).await {
-            Ok(route) => route,
-            Err(refusal) => {
-                let store = &self.options.store;
-                // A retry is answered with the first result, whatever has changed since.
-                if is_persist
-                    && let Some(first) = append::find_repeat(store, &message, answer_owner).await?
-                {
-                    return Ok(State::Done {
-                        sent: first.into(),
-                        repeated: true,
-                    });
-                }
-                return Err(refusal);
-            }
+        let mut draft = match within_deadline(self.check(author, request)).await? {
+            Checked::Repeat(first) => return Ok(repeated(first)),
+            Checked::Fit(draft) => draft,
         };
+        if let Some(before_send) = &self.options.before_send
+            && author.user().is_some()
+            && let Some(first) = self.ask(before_send, &mut draft).await?
+        {
+            return Ok(repeated(first));
+        }
+        let Draft {
+            message,
+            profile,
+            answer_owner,
+            route,
+            is_persist,
+            ..
+        } = draft;
         match route {
             Route::Timelines(to) if is_persist => {
                 let send = Append {
@@ -182,10 +196,79 @@ impl Messages {
                 Ok(State::Waiting(self.options.writer.append(send, since)?))
             }
             route => Ok(State::Done {
-                sent: self.push_ephemeral(&message, &profile, &route).await?,
+                sent: within_deadline(self.push_ephemeral(&message, &profile, &route)).await?,
                 repeated: false,
             }),
         }
+    }
+
+    /// Checks the fields of a message, and that its author may send it.
+    async fn check(&self, author: Author, request: pb::SendMessageReq) -> Result<Checked> {
+        let (receiver_type, message_type) = content::check(&request)?;
+        if message_type == MessageType::MtCommand && author.user().is_some() {
+            content::check_device_command(&request.message_content)?;
+        }
+        let is_persist = request.is_persist && receiver_type != ReceiverType::RtRoom;
+        let profile = self.profile_of(author).await?;
+        let answer_owner = answer_owner(author, receiver_type, request.receiver_id);
+        let message = self.compose(author, request);
+        match self.route(author, receiver_type, message.receiver_id).await {
+            Ok(route) => Ok(Checked::Fit(Draft {
+                message,
+                message_type,
+                profile,
+                answer_owner,
+                route,
+                is_persist,
+            })),
+            Err(refusal) => {
+                let store = &self.options.store;
+                // A retry is answered with the first result, whatever has changed since.
+                if is_persist
+                    && let Some(first) = append::find_repeat(store, &message, answer_owner).await?
+                {
+                    return Ok(Checked::Repeat(first));
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Asks the business about a message of a user, which may change its content: what makes a repeat
+    /// is what the device has sent. A repeat is answered with the first result, whatever would be said
+    /// of it now.
+    async fn ask(&self, before_send: &BeforeSend, draft: &mut Draft) -> Result<Option<Appended>> {
+        if let Some(first) = self.find_repeat(draft).await? {
+            return Ok(Some(first));
+        }
+        let message_type = draft.message_type;
+        let is_fit = |content: &Bytes| content::check_device_content(message_type, content);
+        let asked = before_send.ask(&draft.message, draft.is_persist, is_fit);
+        match asked.await {
+            Ok(Verdict::Allow) => Ok(None),
+            Ok(Verdict::Replace(content)) => {
+                draft.message.content = content;
+                Ok(None)
+            }
+            // Another attempt at it may have been stored meanwhile.
+            Err(refusal) => match self.find_repeat(draft).await? {
+                Some(first) => Ok(Some(first)),
+                None => Err(refusal),
+            },
+        }
+    }
+
+    async fn find_repeat(&self, draft: &Draft) -> Result<Option<Appended>> {
+        if !draft.is_persist {
+            return Ok(None);
+        }
+        let store = &self.options.store;
+        within_deadline(append::find_repeat(
+            store,
+            &draft.message,
+            draft.answer_owner,
+        ))
+        .await
     }
 
     /// How receivers see the author.
@@ -357,6 +440,13 @@ impl Messages {
         let owner = Owner::Group(group);
         let heads = store::timeline::heads(self.options.store.reader(), &[owner]).await?;
         Ok(heads.get(&owner).copied().unwrap_or_default())
+    }
+}
+
+fn repeated(first: Appended) -> State {
+    State::Done {
+        sent: first.into(),
+        repeated: true,
     }
 }
 

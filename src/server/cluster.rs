@@ -14,11 +14,15 @@ use crate::{
             presence::{Keeper, Presence},
             redis::{self, Inbox, Redis},
         },
+        departures::Departures,
         registry::Registry,
     },
     error::Result,
     lifecycle::Tasks,
-    store::{self, Store},
+    store::{
+        self, Store,
+        outbox::{Kind, Outbox},
+    },
     telemetry::Metrics,
 };
 
@@ -26,6 +30,8 @@ use crate::{
 pub(super) struct Cluster {
     pub(super) bridge: Arc<dyn Bridge>,
     pub(super) registry: Arc<Registry>,
+    /// Who has left, where somebody is told.
+    pub(super) departures: Option<Arc<Departures>>,
     pub(super) presence: Arc<Presence>,
     /// What must run once everything is built.
     pub(super) tasks: Option<(Inbox, Keeper)>,
@@ -37,13 +43,17 @@ impl Cluster {
         core: &Tasks,
         store: &Store,
         metrics: &Arc<Metrics>,
+        outbox: &Outbox,
     ) -> Result<Self> {
+        let is_told = outbox.tells(Kind::UserOnline) || outbox.tells(Kind::UserOffline);
+        let departures = is_told.then(Arc::<Departures>::default);
         if config.redis.url.is_empty() {
-            let registry = Arc::new(Registry::default());
+            let registry = Arc::new(Registry::default().noting(departures.clone()));
             return Ok(Self {
                 bridge: Arc::new(InProcess),
                 presence: Arc::new(Presence::alone(Arc::clone(&registry))),
                 registry,
+                departures,
                 tasks: None,
             });
         }
@@ -55,11 +65,12 @@ impl Cluster {
             tasks: core,
             metrics,
         })?;
-        let registry = Arc::new(Registry::watched());
+        let registry = Arc::new(Registry::watched().noting(departures.clone()));
         let (presence, keeper) = Presence::shared(&redis, &registry);
         Ok(Self {
             bridge: Arc::new(redis),
             registry,
+            departures,
             presence: Arc::new(presence),
             tasks: Some((inbox, keeper)),
         })

@@ -24,16 +24,19 @@ use crate::{
     telemetry::Metrics,
     timeline::{Writer, ack::Acks, epoch::Epoch, pages::Pages, writer},
     user::Accounts,
+    webhook::{self, BeforeSend},
 };
 use axum::{Router, middleware::from_fn};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     cluster::Cluster,
+    hooks::Hooks,
     memory::{Memory, start_housekeeping},
 };
 
 mod cluster;
+mod hooks;
 mod memory;
 mod users;
 
@@ -116,12 +119,14 @@ impl Server {
         let core = &groups.core;
         core.spawn_critical("place", keep(place, core.stop().clone()));
         let metrics = Arc::new(Metrics::default());
+        let outbox = webhook::outbox(&config.webhooks, Arc::clone(&clock));
         let Cluster {
             bridge,
             registry,
+            departures,
             presence,
             tasks,
-        } = Cluster::join(&config, core, &store, &metrics).await?;
+        } = Cluster::join(&config, core, &store, &metrics, &outbox).await?;
         let router = router::Router::new(bridge, core.clone(), Arc::clone(&metrics));
         let router = Arc::new(router);
         let interval = seconds(config.delivery.reconcile_interval_s);
@@ -180,6 +185,7 @@ impl Server {
                 store: store.clone(),
                 router: Arc::clone(&router),
                 epoch: Arc::clone(&epoch),
+                outbox: outbox.clone(),
                 metrics: Arc::clone(&metrics),
             },
             core,
@@ -188,6 +194,12 @@ impl Server {
                 move || memory.start_over()
             },
         );
+        let before_send = BeforeSend::new(
+            &config.before_send,
+            &config.webhooks.secret,
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        )?;
         let messages = Arc::new(Messages::new(message::Options {
             store: store.clone(),
             writer: writer.clone(),
@@ -196,6 +208,7 @@ impl Server {
             members: Arc::clone(&members),
             friendships: config.messages.require_friendship.then_some(friendships),
             presence: Arc::clone(&presence),
+            before_send: before_send.map(Arc::new),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         }));
@@ -213,10 +226,21 @@ impl Server {
             clock: Arc::clone(&clock),
             limits: config.groups.clone(),
         }));
+        let hooks = Hooks {
+            config: &config,
+            store: &store,
+            outbox: &outbox,
+            registry: &registry,
+            departures,
+            clock: &clock,
+            metrics: &metrics,
+        };
+        let attendance = hooks.start(core).await?;
         let sign_ins = SignIns::start(
             store.clone(),
             Arc::clone(&clock),
             Arc::clone(&metrics),
+            attendance,
             core,
         );
         let accounts = Accounts::open(

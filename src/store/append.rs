@@ -12,7 +12,11 @@ use std::{
 };
 
 use super::{
-    Conn, Engine, FailureKind, Outcome, Store, attempt, group::Roster, message, server, timeline,
+    Conn, Engine, FailureKind, Outcome, Store, attempt,
+    group::Roster,
+    message,
+    outbox::{self, OfMessage},
+    server, timeline, undelivered,
 };
 use crate::id::{GroupId, MessageId, Owner, Seq, UserId};
 
@@ -29,6 +33,8 @@ pub struct Send {
     pub member: Option<UserId>,
     /// In whose timeline the seq of a repeat is looked up.
     pub answer_owner: Option<Owner>,
+    /// What is written beside the message, if it is stored.
+    pub events: Option<OfMessage>,
 }
 
 /// Where a message goes. Who is a member of a group is settled in the transaction that takes the
@@ -50,6 +56,13 @@ pub enum To {
         /// message id is found again by nothing else.
         message: Option<MessageId>,
     },
+}
+
+impl Send {
+    /// Rows that it writes, about.
+    pub(super) fn rows(&self) -> usize {
+        1 + self.to.count() + self.events.map_or(0, |_| 2)
+    }
 }
 
 impl To {
@@ -186,7 +199,25 @@ pub(crate) async fn within(conn: &impl Conn, sends: &[Send]) -> Outcome<Vec<Vec<
     let messages = sends.iter().map(|send| send.row.clone());
     message::insert(conn, messages.collect()).await?;
     timeline::insert_entries(conn, rows).await?;
+    insert_events(conn, sends).await?;
     Ok(placed)
+}
+
+/// Writes what stands beside messages that are stored in this transaction.
+pub(super) async fn insert_events<'a>(
+    conn: &impl Conn,
+    stored: impl IntoIterator<Item = &'a Send>,
+) -> Outcome<()> {
+    let (mut events, mut checks) = (Vec::new(), Vec::new());
+    for send in stored {
+        if let Some(of_message) = &send.events {
+            let id = MessageId(send.row.id);
+            events.extend(of_message.event(id));
+            checks.extend(of_message.check(id));
+        }
+    }
+    outbox::insert(conn, &events).await?;
+    undelivered::insert(conn, &checks).await
 }
 
 /// Takes the next position of each timeline; `next` has where each stands.

@@ -41,11 +41,14 @@ pub mod id_block;
 mod ids;
 pub mod membership;
 pub mod message;
+pub mod online;
+pub mod outbox;
 mod server;
 pub mod session;
 pub mod sign_out;
 mod sqlite;
 pub mod timeline;
+pub mod undelivered;
 pub mod user;
 pub mod verification_code;
 
@@ -77,6 +80,10 @@ enum Engine {
 /// An instance's place on a database, to be kept as long as it runs.
 #[derive(Debug)]
 pub struct Held(Option<Place>);
+
+/// A right that one instance has at a time: to do what must be done once in a cluster.
+#[derive(Debug)]
+pub struct Duty(Option<server::Duty>);
 
 /// An open transaction; it is rolled back unless committed.
 #[derive(Debug)]
@@ -140,6 +147,16 @@ impl Store {
         match &*self.engine {
             Engine::Sqlite(_) => Ok(Held(None)),
             Engine::Server(server) => Ok(Held(Some(server.take_place(is_alone).await?))),
+        }
+    }
+
+    /// The duty to deliver what stands in the outbox. An SQLite file serves one instance, whose duty
+    /// it is.
+    #[must_use]
+    pub fn delivery_duty(&self) -> Duty {
+        match &*self.engine {
+            Engine::Sqlite(_) => Duty(None),
+            Engine::Server(server) => Duty(Some(server.delivery_duty())),
         }
     }
 
@@ -228,6 +245,23 @@ impl Held {
     pub async fn keep(self) -> Error {
         match self.0 {
             Some(place) => place.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Duty {
+    /// Waits until the duty is this instance's, however long another one has it.
+    pub async fn taken(&mut self) {
+        if let Some(duty) = &mut self.0 {
+            duty.taken().await;
+        }
+    }
+
+    /// Completes when the duty may be another instance's.
+    pub async fn lost(&mut self) {
+        match &mut self.0 {
+            Some(duty) => duty.lost().await,
             None => std::future::pending().await,
         }
     }

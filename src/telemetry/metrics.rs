@@ -52,6 +52,10 @@ pub struct Metrics {
     pub bridge: Bridge,
     /// The business server that has the accounts.
     pub business: Business,
+    /// Events for the business server.
+    pub webhook: Webhook,
+    /// Answers of the before-send hook.
+    pub before_send: BeforeSend,
     closes: Family<Label, Counter>,
 }
 
@@ -87,6 +91,32 @@ pub struct Business {
     pub not_asked: Counter,
     /// 1 while the breaker is open, else 0.
     pub breaker_open: Gauge,
+}
+
+/// What delivering events counts.
+#[derive(Debug)]
+pub struct Webhook {
+    /// Events that were taken.
+    pub delivered: Counter,
+    /// Attempts that were not.
+    pub failed: Counter,
+    /// Events that were given up.
+    pub given_up: Counter,
+    /// Age of the oldest event in seconds, at the instance that delivers; 0 at others.
+    pub oldest: Gauge,
+}
+
+/// What the before-send hook answers.
+#[derive(Debug)]
+pub struct BeforeSend {
+    /// Sent as it is.
+    pub allowed: Counter,
+    /// Refused.
+    pub denied: Counter,
+    /// Sent with another content.
+    pub replaced: Counter,
+    /// No answer, or none that can be used.
+    pub failed: Counter,
 }
 
 /// One metric for each transport of long connections.
@@ -143,6 +173,12 @@ impl Default for Metrics {
         im.register("sessions", "Devices signed in", sessions.clone());
         let sends = Family::<Label, Counter>::default();
         im.register("sends", "Sends by result", sends.clone());
+        let before_send = Family::<Label, Counter>::default();
+        im.register(
+            "before_send",
+            "Answers of the before-send hook",
+            before_send.clone(),
+        );
         let sign_ins = Family::<Label, Counter>::default();
         im.register(
             "sign_ins",
@@ -178,6 +214,8 @@ impl Default for Metrics {
             uploads: Uploads::of(im),
             bridge: Bridge::of(im.sub_registry_with_prefix("bridge")),
             business: Business::of(im.sub_registry_with_prefix("business")),
+            webhook: Webhook::of(im.sub_registry_with_prefix("webhook")),
+            before_send: BeforeSend::of(&before_send),
             registry,
         }
     }
@@ -338,6 +376,32 @@ impl Bridge {
     }
 }
 
+impl Webhook {
+    fn of(webhook: &mut Registry) -> Self {
+        Self {
+            delivered: count(webhook, "delivered", "Events that were taken"),
+            failed: count(
+                webhook,
+                "failed",
+                "Attempts to deliver an event that failed",
+            ),
+            given_up: count(webhook, "given_up", "Events that were given up"),
+            oldest: level(webhook, "oldest_seconds", "Age of the oldest event"),
+        }
+    }
+}
+
+impl BeforeSend {
+    fn of(family: &Family<Label, Counter>) -> Self {
+        Self {
+            allowed: family.get_or_create_owned(&[("result", "allowed")]),
+            denied: family.get_or_create_owned(&[("result", "denied")]),
+            replaced: family.get_or_create_owned(&[("result", "replaced")]),
+            failed: family.get_or_create_owned(&[("result", "failed")]),
+        }
+    }
+}
+
 fn build_info() -> Info<Label> {
     Info::new([("version", env!("CARGO_PKG_VERSION"))])
 }
@@ -416,6 +480,11 @@ mod tests {
             "im_business_lookups_total{result=\"failed\"} 0",
             "im_business_not_asked_total 0",
             "im_business_breaker_open 0",
+            "im_webhook_delivered_total 0",
+            "im_webhook_failed_total 0",
+            "im_webhook_given_up_total 0",
+            "im_webhook_oldest_seconds 0",
+            "im_before_send_total{result=\"denied\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

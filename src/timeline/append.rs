@@ -15,6 +15,7 @@ use crate::{
         self, Outcome, Store,
         append::{Placed, To},
         message::ClientKey,
+        outbox::Outbox,
     },
     user::Profile,
 };
@@ -147,10 +148,11 @@ impl Append {
     }
 
     /// The send as it is stored if it is new, under `id` unless an earlier part of it has one.
-    pub(super) fn as_stored(&self, id: MessageId) -> store::append::Send {
+    pub(super) fn as_stored(&self, id: MessageId, outbox: &Outbox) -> store::append::Send {
         let message = &self.message;
         let client_message_id = message.client_message_id.as_bytes();
         store::append::Send {
+            events: self.message.events(outbox),
             to: self.to.clone(),
             member: message.is_of_user().then_some(UserId(message.sender_id)),
             answer_owner: self.answer_owner,
@@ -198,7 +200,7 @@ mod tests {
     /// Commits a batch as an instance does that never hears of it.
     async fn commit(world: &Timelines, batch: &[Append], first_id: i64) -> Vec<Placed> {
         let sends = batch.iter().zip(first_id..);
-        let sends = sends.map(|(send, id)| send.as_stored(MessageId(id)));
+        let sends = sends.map(|(send, id)| send.as_stored(MessageId(id), &Outbox::default()));
         world.store.append(sends.collect()).await.unwrap().placed
     }
 

@@ -12,7 +12,7 @@ pub(super) fn encode(ids: &[i64]) -> Vec<u8> {
 }
 
 /// Unpacks user ids; what is damaged ends the list.
-pub(super) fn decode(mut packed: &[u8]) -> Vec<i64> {
+pub(crate) fn decode(mut packed: &[u8]) -> Vec<i64> {
     let mut ids = Vec::new();
     while let Ok(id) = decode_varint(&mut packed) {
         ids.push(id as i64);

@@ -25,7 +25,7 @@ use crate::{
     id::MessageId,
     lifecycle::Tasks,
     limits::{BATCH_DEADLINE, DATABASE_DEADLINE, SEND_DEADLINE, TAKE_UP_INTERVAL},
-    store::{self, Outcome, Store, append::Entry},
+    store::{self, Outcome, Store, append::Entry, outbox::Outbox},
     telemetry::{Cause, Metrics},
 };
 
@@ -45,6 +45,8 @@ pub struct Options {
     pub router: Arc<Router>,
     /// The epoch, observed in every transaction.
     pub epoch: Arc<Epoch>,
+    /// Which events are written beside messages.
+    pub outbox: Outbox,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }

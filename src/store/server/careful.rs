@@ -8,7 +8,7 @@ use sea_orm::{DatabaseConnection, DatabaseTransaction, TransactionTrait};
 
 use super::super::{
     Conn, Failure, Outcome,
-    append::{Committed, Entry, Failed, Placed, Send, To, take_positions},
+    append::{Committed, Entry, Failed, Placed, Send, To, insert_events, take_positions},
     attempt, cluster, failure,
     group::{self, GroupKind, Roster},
     message::{self, ClientKey},
@@ -95,7 +95,7 @@ async fn fill(tx: &DatabaseTransaction, sends: &[Send]) -> Outcome<Committed> {
     let mut next = timeline::raise_heads(tx, increments).await?;
 
     let mut placed: Vec<Placed> = Vec::with_capacity(sends.len());
-    let (mut rows, mut entries) = (Vec::new(), Vec::new());
+    let (mut rows, mut stored, mut entries) = (Vec::new(), Vec::new(), Vec::new());
     for (send, decision) in sends.iter().zip(decisions) {
         placed.push(match decision {
             Decision::Placed(placed) => placed,
@@ -110,6 +110,7 @@ async fn fill(tx: &DatabaseTransaction, sends: &[Send]) -> Outcome<Committed> {
                 entries.extend(taken.iter().map(|entry| (*entry, id)));
                 if !is_stored {
                     rows.push(send.row.clone());
+                    stored.push(send);
                 }
                 Placed::New {
                     id,
@@ -121,6 +122,7 @@ async fn fill(tx: &DatabaseTransaction, sends: &[Send]) -> Outcome<Committed> {
     }
     message::insert(tx, rows).await?;
     timeline::insert_entries(tx, entries).await?;
+    insert_events(tx, stored).await?;
     Ok(Committed { epoch, placed })
 }
 

@@ -44,12 +44,14 @@ use crate::{
 
 mod append;
 mod careful;
+mod duty;
 mod held;
 mod mysql;
 mod place;
 mod plan;
 mod postgres;
 
+pub(super) use duty::Duty;
 pub(super) use held::held;
 pub(super) use place::Place;
 

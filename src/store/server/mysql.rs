@@ -14,7 +14,7 @@ use sea_orm::sqlx::{
 
 use super::{append::Written, plan::Plan};
 use crate::{
-    id::{GroupId, Owner, Seq},
+    id::{GroupId, MessageId, Owner, Seq},
     limits::{IDLE_TRANSACTION_MAX, LOCK_TIMEOUT},
     store::{append::Send, message::Row},
 };
@@ -167,7 +167,41 @@ async fn insert(
         let (kind, id, message) = (owner.kind(), owner.id(), entry.message.get());
         push(sql, format_args!("({kind},{id},{seq},{message})"));
     });
+    push_events(&mut sql, sends);
     run(connection, sql).await.map(drop)
+}
+
+/// What is written beside the messages, if anything is.
+fn push_events(sql: &mut String, sends: &[Send]) {
+    let beside = || {
+        let beside = sends.iter();
+        beside.filter_map(|send| Some((send.events.as_ref()?, MessageId(send.row.id))))
+    };
+    let mut events = beside()
+        .filter_map(|(events, message)| events.event(message))
+        .peekable();
+    if events.peek().is_some() {
+        sql.push_str(
+            "; INSERT INTO outbox (kind, owner_id, message_id, device_id, created_at) VALUES ",
+        );
+        list(sql, events, |sql, event| {
+            let (kind, owner, message) = (event.kind.column(), event.owner, event.message.get());
+            let (device, at) = (event.device, event.created_at);
+            push(
+                sql,
+                format_args!("({kind},{owner},{message},{device},{at})"),
+            );
+        });
+    }
+    let mut checks = beside()
+        .filter_map(|(events, message)| events.check(message))
+        .peekable();
+    if checks.peek().is_some() {
+        sql.push_str("; INSERT INTO undelivered_check (due_at, message_id) VALUES ");
+        list(sql, checks, |sql, check| {
+            push(sql, format_args!("({},{})", check.due_at, check.message_id));
+        });
+    }
 }
 
 fn push_message(sql: &mut String, row: &Row) {

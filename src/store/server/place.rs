@@ -22,7 +22,7 @@ use crate::{
 /// takes one of so many, and one that is alone takes all.
 const PLACES: usize = 128;
 /// The lock's key on PostgreSQL: the letters `im`.
-const POSTGRES_KEY: i64 = 0x69_6d;
+pub(super) const POSTGRES_KEY: i64 = 0x69_6d;
 /// The key of the right to change the schema.
 const POSTGRES_SCHEMA_KEY: i64 = POSTGRES_KEY + 1;
 /// Between two attempts to take a place.
@@ -149,7 +149,7 @@ impl Own {
 
     /// Has the server end the session, and with it the lock, when it has not heard of it for
     /// [`PLACE_SILENCE_MAX`]: the machine may be gone without a word.
-    async fn end_soon_when_lost(&mut self) -> sqlx::Result<()> {
+    pub(super) async fn end_soon_when_lost(&mut self) -> sqlx::Result<()> {
         let seconds = PLACE_SILENCE_MAX.as_secs();
         match self {
             Self::Postgres(connection) => {

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use sea_orm::sqlx::{
     self, Row as _,
-    postgres::{PgConnection, PgRow},
+    postgres::{PgArguments, PgConnection, PgRow, Postgres},
+    query::Query,
 };
 
 use super::{
@@ -14,9 +15,9 @@ use super::{
     plan::{Plan, Planned},
 };
 use crate::{
-    id::{GroupId, Owner, Seq},
+    id::{GroupId, MessageId, Owner, Seq},
     limits::{IDLE_TRANSACTION_MAX, LOCK_TIMEOUT},
-    store::append::Send,
+    store::{append::Send, outbox::New, undelivered::Check},
 };
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -28,28 +29,53 @@ const COUNT_MEMBERS: &str = "SELECT COUNT(*) FROM group_member m \
      JOIN UNNEST($1::bigint[], $2::bigint[]) AS k (group_id, user_id) \
      ON m.group_id = k.group_id AND m.user_id = k.user_id";
 
+/// The statement that appends, with what is written beside the messages.
+macro_rules! append {
+    ($beside:literal) => {
+        concat!(
+            "WITH raised AS ( \
+               INSERT INTO timeline_head (owner_type, owner_id, seq) \
+               SELECT * FROM UNNEST($1::smallint[], $2::bigint[], $3::bigint[]) \
+               ON CONFLICT (owner_type, owner_id) \
+                 DO UPDATE SET seq = timeline_head.seq + excluded.seq \
+               RETURNING owner_type, owner_id, seq \
+             ), stored AS ( \
+               INSERT INTO message (id, sender_type, sender_id, sender_device_id, receiver_type, \
+                 receiver_id, to_user_ids, type, content, send_time, status, client_message_id, \
+                 digest) \
+               SELECT * FROM UNNEST($4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[], \
+                 $8::smallint[], $9::bigint[], $10::bytea[], $11::smallint[], $12::bytea[], \
+                 $13::bigint[], $14::smallint[], $15::bytea[], $16::bytea[]) \
+             ), placed AS ( \
+               INSERT INTO timeline_entry (owner_type, owner_id, seq, message_id) \
+               SELECT owner_type, owner_id, raised.seq - planned.back, planned.message_id \
+               FROM UNNEST($17::smallint[], $18::bigint[], $19::bigint[], $20::bigint[]) \
+                 AS planned (owner_type, owner_id, back, message_id) \
+               JOIN raised USING (owner_type, owner_id) \
+             )",
+            $beside,
+            " SELECT owner_type, owner_id, seq, (SELECT epoch FROM cluster) FROM raised"
+        )
+    };
+}
+
 /// Raises the heads, in the order of the arrays, and writes messages and entries: an entry stands so
 /// far before the head as was worked out beforehand. The heads' rows are locked from here to the
 /// commit, which is what I1 rests on.
-const APPEND: &str = "WITH raised AS ( \
-       INSERT INTO timeline_head (owner_type, owner_id, seq) \
-       SELECT * FROM UNNEST($1::smallint[], $2::bigint[], $3::bigint[]) \
-       ON CONFLICT (owner_type, owner_id) DO UPDATE SET seq = timeline_head.seq + excluded.seq \
-       RETURNING owner_type, owner_id, seq \
-     ), stored AS ( \
-       INSERT INTO message (id, sender_type, sender_id, sender_device_id, receiver_type, \
-         receiver_id, to_user_ids, type, content, send_time, status, client_message_id, digest) \
-       SELECT * FROM UNNEST($4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[], \
-         $8::smallint[], $9::bigint[], $10::bytea[], $11::smallint[], $12::bytea[], \
-         $13::bigint[], $14::smallint[], $15::bytea[], $16::bytea[]) \
-     ), placed AS ( \
-       INSERT INTO timeline_entry (owner_type, owner_id, seq, message_id) \
-       SELECT owner_type, owner_id, raised.seq - planned.back, planned.message_id \
-       FROM UNNEST($17::smallint[], $18::bigint[], $19::bigint[], $20::bigint[]) \
-         AS planned (owner_type, owner_id, back, message_id) \
-       JOIN raised USING (owner_type, owner_id) \
-     ) \
-     SELECT owner_type, owner_id, seq, (SELECT epoch FROM cluster) FROM raised";
+const APPEND: &str = append!("");
+
+/// The same, and what is written beside the messages. The ids of events are taken once the heads are
+/// locked: those of one user are in the order of his messages.
+const APPEND_WITH_EVENTS: &str = append!(
+    ", told AS ( \
+       INSERT INTO outbox (kind, owner_id, message_id, device_id, created_at) \
+       SELECT * FROM UNNEST($21::smallint[], $22::bigint[], $23::bigint[], $24::bigint[], \
+         $25::bigint[]) WHERE (SELECT COUNT(*) FROM raised) > 0 \
+     ), checked AS ( \
+       INSERT INTO undelivered_check (due_at, message_id) \
+       SELECT * FROM UNNEST($26::bigint[], $27::bigint[]) \
+     )"
+);
 
 /// Sets a new connection up.
 pub(super) async fn set_up(connection: &mut PgConnection) -> sqlx::Result<()> {
@@ -126,7 +152,11 @@ async fn raise_and_insert(
     let rows = || sends.iter().map(|send| &send.row);
     let entries: Vec<Planned> = plan.entries(sends).collect();
     let entries = || entries.iter();
-    sqlx::query(APPEND)
+    let statement = match sends.iter().any(|send| send.events.is_some()) {
+        true => APPEND_WITH_EVENTS,
+        false => APPEND,
+    };
+    let append = sqlx::query(statement)
         .bind(heads().map(|(owner, _)| owner.kind()).collect::<Vec<_>>())
         .bind(heads().map(|(owner, _)| owner.id()).collect::<Vec<_>>())
         .bind(heads().map(|(_, by)| *by).collect::<Vec<_>>())
@@ -158,7 +188,36 @@ async fn raise_and_insert(
             entries()
                 .map(|entry| entry.message.get())
                 .collect::<Vec<_>>(),
-        )
-        .fetch_all(connection)
-        .await
+        );
+    let append = match statement {
+        APPEND => append,
+        _ => bind_events(append, sends),
+    };
+    append.fetch_all(connection).await
+}
+
+/// Binds what is written beside the messages.
+fn bind_events<'q>(
+    append: Query<'q, Postgres, PgArguments>,
+    sends: &[Send],
+) -> Query<'q, Postgres, PgArguments> {
+    let beside = || {
+        let beside = sends.iter();
+        beside.filter_map(|send| Some((send.events.as_ref()?, MessageId(send.row.id))))
+    };
+    let events: Vec<New> = beside()
+        .filter_map(|(events, message)| events.event(message))
+        .collect();
+    let checks: Vec<Check> = beside()
+        .filter_map(|(events, message)| events.check(message))
+        .collect();
+    let events = || events.iter();
+    append
+        .bind(events().map(|e| e.kind.column()).collect::<Vec<_>>())
+        .bind(events().map(|e| e.owner).collect::<Vec<_>>())
+        .bind(events().map(|e| e.message.get()).collect::<Vec<_>>())
+        .bind(events().map(|e| e.device).collect::<Vec<_>>())
+        .bind(events().map(|e| e.created_at).collect::<Vec<_>>())
+        .bind(checks.iter().map(|check| check.due_at).collect::<Vec<_>>())
+        .bind(checks.iter().map(|c| c.message_id).collect::<Vec<_>>())
 }

@@ -144,6 +144,7 @@ fn any(dice: &mut Dice, id: i64) -> Send {
         to,
         member,
         answer_owner,
+        events: None,
     }
 }
 
@@ -221,6 +222,7 @@ async fn instances_append_each_send_once_and_without_gaps(engine: Engine) {
                             to: To::Owners(owners),
                             member: None,
                             answer_owner: Some(user(sender)),
+                            events: None,
                         }
                     })
                     .collect();

@@ -10,6 +10,7 @@ use crate::{
         append::{Committed, Entry, Failed, Placed, Send, To},
         group::{GroupKind, Roster},
         message::Row,
+        outbox::OfMessage,
     },
 };
 
@@ -51,7 +52,7 @@ fn place(tx: &Transaction<'_>, send: &Send) -> rusqlite::Result<Placed> {
     match (&send.to, known) {
         (To::Rest { owners, .. }, known) => place_rest(tx, send, owners, known),
         (_, Some(known)) => repeat(tx, send, &known),
-        (To::Owners(owners), None) => insert(tx, &send.row, owners.iter().copied()),
+        (To::Owners(owners), None) => insert(tx, send, owners.iter().copied()),
         (To::Members(roster), None) => place_to_members(tx, send, roster),
         (To::Group(group), None) => place_in_group(tx, send, *group),
     }
@@ -80,7 +81,7 @@ fn place_to_members(
         return Ok(Placed::NotInGroup);
     }
     let owners = roster.members.iter().map(|user| Owner::User(*user));
-    insert(tx, &send.row, owners)
+    insert(tx, send, owners)
 }
 
 fn place_in_group(tx: &Transaction<'_>, send: &Send, group: GroupId) -> rusqlite::Result<Placed> {
@@ -92,7 +93,7 @@ fn place_in_group(tx: &Transaction<'_>, send: &Send, group: GroupId) -> rusqlite
     {
         return Ok(Placed::NotInGroup);
     }
-    insert(tx, &send.row, [Owner::Group(group)])
+    insert(tx, send, [Owner::Group(group)])
 }
 
 /// Stores a part of a large job: the message unless an earlier part did, and the entries that are
@@ -104,7 +105,7 @@ fn place_rest(
     known: Option<Known>,
 ) -> rusqlite::Result<Placed> {
     let Some(known) = known else {
-        return insert(tx, &send.row, owners.iter().copied());
+        return insert(tx, send, owners.iter().copied());
     };
     let mut entries = Vec::with_capacity(owners.len());
     for owner in owners {
@@ -121,10 +122,14 @@ fn place_rest(
 
 fn insert(
     tx: &Transaction<'_>,
-    row: &Row,
+    send: &Send,
     owners: impl IntoIterator<Item = Owner>,
 ) -> rusqlite::Result<Placed> {
+    let row = &send.row;
     insert_message(tx, row)?;
+    if let Some(events) = &send.events {
+        insert_events(tx, MessageId(row.id), events)?;
+    }
     let entries = owners
         .into_iter()
         .map(|owner| insert_next(tx, owner, row.id));
@@ -263,6 +268,31 @@ fn insert_message(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
         row.digest,
     ])
     .map(drop)
+}
+
+fn insert_events(
+    tx: &Transaction<'_>,
+    message: MessageId,
+    events: &OfMessage,
+) -> rusqlite::Result<()> {
+    if let Some(event) = events.event(message) {
+        tx.prepare_cached(
+            "INSERT INTO outbox (kind, owner_id, message_id, device_id, created_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            event.kind.column(),
+            event.owner,
+            event.message.get(),
+            event.device,
+            event.created_at,
+        ])?;
+    }
+    if let Some(check) = events.check(message) {
+        tx.prepare_cached("INSERT INTO undelivered_check (due_at, message_id) VALUES (?1, ?2)")?
+            .execute([check.due_at, check.message_id])?;
+    }
+    Ok(())
 }
 
 fn failed(error: rusqlite::Error, in_doubt: Option<Committed>) -> Failed {

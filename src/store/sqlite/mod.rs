@@ -161,7 +161,7 @@ impl Sqlite {
         let mut turn = self.turn().await;
         let append = move |connection: &mut Connection| {
             let committed = append::append(connection, &sends);
-            turn.wrote(sends.iter().map(|send| 1 + send.to.count()).sum());
+            turn.wrote(sends.iter().map(Send::rows).sum());
             turn.committed();
             committed
         };

@@ -188,7 +188,9 @@ impl Task {
         ids: &[MessageId],
     ) -> std::result::Result<Vec<Placed>, Failed> {
         let begun = Instant::now();
-        let sends = batch.iter().zip(ids).map(|(send, id)| send.as_stored(*id));
+        let outbox = &self.options.outbox;
+        let sends = batch.iter().zip(ids);
+        let sends = sends.map(|(send, id)| send.as_stored(*id, outbox));
         let committed = self.options.store.append(sends.collect()).await?;
         let rows = batch.iter().map(|append| append.rows()).sum();
         let metrics = &self.options.metrics;
@@ -199,6 +201,7 @@ impl Task {
 
     /// Offers every new entry to its topic, in order, then replies.
     fn publish(&self, jobs: Vec<SendJob>, placed: Vec<Placed>) {
+        self.options.outbox.written();
         for (job, placed) in jobs.into_iter().zip(placed) {
             let result = match placed {
                 Placed::New {

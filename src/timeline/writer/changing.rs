@@ -67,6 +67,7 @@ impl Task {
         {
             Ok((written, ids)) => {
                 work.committed();
+                self.options.outbox.written();
                 self.ids.use_up(written.announcements.len());
                 self.observe(written.epoch);
                 let announced = written.announcements.iter().zip(ids);
@@ -187,7 +188,9 @@ impl Task {
             return Err(Failed::Refused(error));
         }
         let sends = announcements.iter().zip(ids);
-        let sends: Vec<Send> = sends.map(|(send, id)| send.as_stored(*id)).collect();
+        let outbox = &self.options.outbox;
+        let sends = sends.map(|(send, id)| send.as_stored(*id, outbox));
+        let sends: Vec<Send> = sends.collect();
         let entries = store::append::within(tx.conn(), &sends).await?;
         let epoch = store::cluster::epoch_raw(tx.conn()).await?;
         let rows: usize = entries.iter().map(|entries| 1 + entries.len()).sum();

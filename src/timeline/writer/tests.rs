@@ -359,6 +359,7 @@ async fn new_epoch_is_reported_once() {
         store: world.store.clone(),
         router: Arc::clone(&world.router),
         epoch: Arc::clone(&known),
+        outbox: Outbox::default(),
         metrics: Arc::clone(&world.metrics),
     };
     let reported = Arc::new(AtomicBool::new(false));

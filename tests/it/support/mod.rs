@@ -25,6 +25,7 @@ pub mod load;
 pub mod messages;
 pub mod process;
 pub mod pull;
+pub mod receiver;
 pub mod rooms;
 pub mod s3;
 pub mod server;

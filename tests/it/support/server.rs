@@ -39,7 +39,7 @@ pub struct Server {
     config: Config,
     clock: Arc<dyn Clock>,
     /// Dropped last, so that nobody writes to it any more. Instances of a cluster share one.
-    _database: Arc<Database>,
+    database: Arc<Database>,
     _folder: TempDir,
 }
 
@@ -84,7 +84,7 @@ impl Server {
             running: Some(running),
             config,
             clock,
-            _database: database,
+            database,
             _folder: folder,
         }
     }
@@ -92,6 +92,11 @@ impl Server {
     /// The way to it, for a task of its own.
     pub fn clone_api(&self) -> Api {
         self.api.clone()
+    }
+
+    /// Its database.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Asks it to drain, and waits until it has.

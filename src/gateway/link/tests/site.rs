@@ -109,6 +109,7 @@ impl Site {
             world.store.clone(),
             Arc::clone(&world.clock) as _,
             Arc::clone(&metrics),
+            None,
             &tasks,
         );
         let gateway = Gateway {
