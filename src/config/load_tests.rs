@@ -91,6 +91,27 @@ fn origins_are_written_as_browsers_send_them() {
 }
 
 #[test]
+fn hooks_need_a_secret_and_an_answer_in_time() {
+    let secret = "webhooks.secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"";
+    for url in ["webhooks.url", "before_send.url"] {
+        let url = format!("{url} = \"http://localhost/hook\"");
+        load_text(&format!("{url}\n{secret}"), &[]).expect("valid");
+        assert!(refusal(&url).contains("webhooks.secret: found \"\" where"));
+    }
+    for bad in [
+        "whsec_",
+        "whsec_AAAA",
+        "whsec_!",
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    ] {
+        let message = refusal(&format!("webhooks.secret = \"{bad}\""));
+        assert!(message.contains("found text of another form"), "{message}");
+    }
+    let late = format!("before_send.url = \"http://h/\"\nbefore_send.timeout_ms = 3001\n{secret}");
+    assert!(refusal(&late).contains("found 3001, allowed: a whole number from 1 to 3000"));
+}
+
+#[test]
 fn tokens_are_checked_with_exactly_one_kind_of_key() {
     let jwt = "users.provider = \"jwt\"\njwt.secret = \"s\"";
     load_text(jwt, &[]).expect("valid");

@@ -8,20 +8,12 @@ use tokio::sync::Notify;
 use super::handle::Handle;
 use crate::{limits::DEPARTURES_MAX, store::online::Session};
 
-/// Who has left. Never waits, and holds so many at most; then it is only known that some are missing.
+/// Who has left. Never waits, and holds so many at most: who is one too many is found otherwise, by
+/// what is written of him.
 #[derive(Debug, Default)]
 pub struct Departures {
-    state: Mutex<Departed>,
-    left: Notify,
-}
-
-/// Who has left since it was asked last.
-#[derive(Debug, Default)]
-pub struct Departed {
-    /// Those that are known.
-    pub sessions: Vec<Session>,
-    /// There were more.
-    pub has_overflowed: bool,
+    left: Mutex<Vec<Session>>,
+    noted: Notify,
 }
 
 impl Departures {
@@ -30,32 +22,30 @@ impl Departures {
         let Some(credential) = handle.credential() else {
             return;
         };
-        let mut departed = self.lock();
-        if departed.sessions.len() >= DEPARTURES_MAX {
-            departed.has_overflowed = true;
-        } else {
-            departed.sessions.push(Session {
+        let mut left = self.lock();
+        if left.len() < DEPARTURES_MAX {
+            left.push(Session {
                 user: credential.user,
                 device: handle.device(),
                 generation: credential.generation,
             });
         }
-        drop(departed);
-        self.left.notify_one();
+        drop(left);
+        self.noted.notify_one();
     }
 
     /// Waits until somebody has left. Cancel safe.
     pub async fn noted(&self) {
-        self.left.notified().await;
+        self.noted.notified().await;
     }
 
     /// Takes those who have left.
     #[must_use]
-    pub fn take(&self) -> Departed {
+    pub fn take(&self) -> Vec<Session> {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Departed> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

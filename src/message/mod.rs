@@ -1,6 +1,7 @@
 //! Messages on their way in: who may send what to whom, and where it goes.
 
 mod announcement;
+mod asking;
 pub mod content;
 pub mod push;
 mod receipt;

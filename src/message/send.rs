@@ -21,7 +21,7 @@ use crate::{
     telemetry::{Cause, Metrics},
     timeline::{Append, Appended, NewMessage, Writer, append, pages},
     user::{Directory, Profile},
-    webhook::{BeforeSend, Verdict},
+    webhook::BeforeSend,
 };
 
 /// The device a message comes from, and whose it is.
@@ -78,13 +78,13 @@ enum Route {
 }
 
 /// A message that its author may send.
-struct Draft {
-    message: NewMessage,
-    message_type: MessageType,
+pub(super) struct Draft {
+    pub(super) message: NewMessage,
+    pub(super) message_type: MessageType,
     profile: Arc<Profile>,
-    answer_owner: Option<Owner>,
+    pub(super) answer_owner: Option<Owner>,
     route: Route,
-    is_persist: bool,
+    pub(super) is_persist: bool,
 }
 
 /// What is known of a message once it was checked.
@@ -173,7 +173,7 @@ impl Messages {
         };
         if let Some(before_send) = &self.options.before_send
             && author.user().is_some()
-            && let Some(first) = self.ask(before_send, &mut draft).await?
+            && let Some(first) = self.ask_in_time(before_send, &mut draft, since).await?
         {
             return Ok(repeated(first));
         }
@@ -232,43 +232,6 @@ impl Messages {
                 Err(refusal)
             }
         }
-    }
-
-    /// Asks the business about a message of a user, which may change its content: what makes a repeat
-    /// is what the device has sent. A repeat is answered with the first result, whatever would be said
-    /// of it now.
-    async fn ask(&self, before_send: &BeforeSend, draft: &mut Draft) -> Result<Option<Appended>> {
-        if let Some(first) = self.find_repeat(draft).await? {
-            return Ok(Some(first));
-        }
-        let message_type = draft.message_type;
-        let is_fit = |content: &Bytes| content::check_device_content(message_type, content);
-        let asked = before_send.ask(&draft.message, draft.is_persist, is_fit);
-        match asked.await {
-            Ok(Verdict::Allow) => Ok(None),
-            Ok(Verdict::Replace(content)) => {
-                draft.message.content = content;
-                Ok(None)
-            }
-            // Another attempt at it may have been stored meanwhile.
-            Err(refusal) => match self.find_repeat(draft).await? {
-                Some(first) => Ok(Some(first)),
-                None => Err(refusal),
-            },
-        }
-    }
-
-    async fn find_repeat(&self, draft: &Draft) -> Result<Option<Appended>> {
-        if !draft.is_persist {
-            return Ok(None);
-        }
-        let store = &self.options.store;
-        within_deadline(append::find_repeat(
-            store,
-            &draft.message,
-            draft.answer_owner,
-        ))
-        .await
     }
 
     /// How receivers see the author.

@@ -332,25 +332,26 @@ pub(crate) async fn of_instance(
     rows.all(conn).await
 }
 
-/// The instances that are listed, and with beat 0 those that are not and have devices all the same.
+/// The instances that are listed.
 ///
 /// # Errors
 /// What the database answers.
 pub(crate) async fn instances(conn: &impl Conn) -> Outcome<Vec<Instance>> {
-    let mut listed = instance::Entity::find().all(conn).await?;
-    let with_devices: Vec<i64> = online_device::Entity::find()
+    instance::Entity::find().all(conn).await
+}
+
+/// Instances that have devices and may not be listed: one that was taken for dead wrote them down, and
+/// died. It reads the whole table.
+///
+/// # Errors
+/// What the database answers.
+pub(crate) async fn with_devices(conn: &impl Conn) -> Outcome<Vec<i64>> {
+    let ids = online_device::Entity::find()
         .select_only()
         .column(online_device::Column::InstanceId)
         .distinct()
-        .into_tuple()
-        .all(conn)
-        .await?;
-    for id in with_devices {
-        if !listed.iter().any(|instance| instance.id == id) {
-            listed.push(Instance { id, beat: 0 });
-        }
-    }
-    Ok(listed)
+        .into_tuple();
+    ids.all(conn).await
 }
 
 /// Strikes an instance off that has no devices any more and has not counted on from `beat`.

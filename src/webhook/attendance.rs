@@ -54,9 +54,8 @@ impl Attendant {
 
     /// Writes down who leaves until `stop`, and then that everybody has left.
     pub async fn run(self, stop: CancellationToken) {
-        let mut ended = Vec::new();
         let work = async {
-            tokio::join!(self.strike_off(&mut ended), self.beat(), self.sweep());
+            tokio::join!(self.strike_off(), self.beat(), self.sweep());
         };
         if stop.run_until_cancelled(work).await.is_none()
             && let Err(error) = strike_all_off(&self.store, &self.attendance, &*self.clock).await
@@ -65,20 +64,14 @@ impl Attendant {
         }
     }
 
-    async fn strike_off(&self, ended: &mut Vec<Session>) {
+    /// Strikes off who leaves. Whoever cannot be, or was one too many to be noted, is found by the
+    /// sweep.
+    async fn strike_off(&self) {
         loop {
             self.departures.noted().await;
-            let departed = self.departures.take();
-            if departed.has_overflowed {
-                // The sweep finds them.
-                tracing::debug!("more sessions have left at once than are noted");
-            }
-            ended.extend(departed.sessions);
-            while !ended.is_empty() {
-                let some = ended.split_off(ended.len().saturating_sub(ATTENDANCE_CHUNK));
-                if let Err(error) = self.left(&some).await {
+            for some in self.departures.take().chunks(ATTENDANCE_CHUNK) {
+                if let Err(error) = self.left(some).await {
                     tracing::warn!(%error, "who has left could not be written down yet");
-                    ended.clear();
                 }
             }
         }
@@ -228,39 +221,64 @@ pub(super) async fn strike_dead_off(options: &delivery::Options) {
         return std::future::pending().await;
     };
     let mut seen: HashMap<i64, (i64, Instant)> = HashMap::new();
+    let mut unlisted = None;
     loop {
-        let listed = store::attempt(online::instances(options.store.reader())).await;
-        let listed = listed.unwrap_or_else(|error| {
-            tracing::debug!(%error, "which instances live could not be seen");
-            // Nobody is taken for dead by that.
-            seen.clear();
-            Vec::new()
-        });
-        let now = Instant::now();
-        let former = mem::take(&mut seen);
-        for instance in listed
-            .iter()
-            .filter(|instance| instance.id != at.instance())
-        {
-            let known = former.get(&instance.id);
-            let since = known
-                .filter(|(beat, _)| *beat == instance.beat)
-                .map_or(now, |(_, at)| *at);
-            seen.insert(instance.id, (instance.beat, since));
-            if !options.is_alone && now < since + INSTANCE_DEAD_AFTER {
-                continue;
+        match listed(&options.store, &mut unlisted).await {
+            Ok(instances) => {
+                let others = instances.into_iter().filter(|i| i.id != at.instance());
+                let dead = silent(&mut seen, others.collect(), options.is_alone);
+                for instance in dead {
+                    tracing::info!(
+                        instance = instance.id,
+                        "an instance is gone with its devices"
+                    );
+                    let (store, clock) = (&options.store, &*options.clock);
+                    if let Err(error) = strike_instance_off(store, at, &instance, clock).await {
+                        tracing::warn!(%error, "the devices of an instance that is gone are listed");
+                    }
+                }
             }
-            tracing::info!(
-                instance = instance.id,
-                "an instance is gone, so are its devices"
-            );
-            let (store, clock) = (&options.store, &*options.clock);
-            if let Err(error) = strike_instance_off(store, at, instance, clock).await {
-                tracing::warn!(%error, "the devices of an instance that is gone are still listed");
+            Err(error) => {
+                tracing::debug!(%error, "which instances live could not be seen");
+                // Nobody is taken for dead by that.
+                seen.clear();
             }
         }
         sleep(INSTANCE_BEAT_INTERVAL).await;
     }
+}
+
+/// The instances that are listed and, once, those that are not and have devices all the same.
+async fn listed(store: &Store, unlisted: &mut Option<Vec<i64>>) -> Outcome<Vec<Instance>> {
+    if unlisted.is_none() {
+        *unlisted = Some(store::attempt(online::with_devices(store.reader())).await?);
+    }
+    let mut instances = store::attempt(online::instances(store.reader())).await?;
+    for id in unlisted.iter().flatten() {
+        if !instances.iter().any(|instance| instance.id == *id) {
+            instances.push(Instance { id: *id, beat: 0 });
+        }
+    }
+    Ok(instances)
+}
+
+/// Those that have not counted on for long enough; at once where there can be no other.
+fn silent(
+    seen: &mut HashMap<i64, (i64, Instant)>,
+    others: Vec<Instance>,
+    is_alone: bool,
+) -> Vec<Instance> {
+    let now = Instant::now();
+    let former = mem::take(seen);
+    let mut silent = others;
+    silent.retain(|instance| {
+        let known = former.get(&instance.id);
+        let known = known.filter(|(beat, _)| *beat == instance.beat);
+        let since = known.map_or(now, |(_, since)| *since);
+        seen.insert(instance.id, (instance.beat, since));
+        is_alone || now >= since + INSTANCE_DEAD_AFTER
+    });
+    silent
 }
 
 fn session(row: &Row) -> Session {

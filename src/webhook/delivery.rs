@@ -130,7 +130,14 @@ impl Delivery {
 
     /// Posts an event. Success is an answer of 2xx; its body is not read.
     async fn attempt(&self, event: &Row) -> std::result::Result<(), Refusal> {
-        let Some((id, body)) = self.compose(event).await.map_err(Refusal::Unread)? else {
+        let Some(kind) = Kind::from_column(event.kind) else {
+            // In a rolling update the version that wrote it may deliver it yet.
+            return Err(Refusal::Server(
+                "this version does not know its kind".into(),
+            ));
+        };
+        let composed = self.compose(event, kind).await;
+        let Some((id, body)) = composed.map_err(Refusal::Unread)? else {
             tracing::warn!(
                 event = event.id,
                 "an event tells of what is not there, it is left out"
@@ -145,10 +152,7 @@ impl Delivery {
     }
 
     /// The id and the body of an event; `None` when what it tells of is not there.
-    async fn compose(&self, event: &Row) -> Outcome<Option<(String, String)>> {
-        let Some(kind) = Kind::from_column(event.kind) else {
-            return Ok(None);
-        };
+    async fn compose(&self, event: &Row, kind: Kind) -> Outcome<Option<(String, String)>> {
         let user = || event.owner_id.to_string();
         let data = match kind {
             Kind::UserOnline | Kind::UserOffline => json!({

@@ -10,7 +10,8 @@ use super::super::{
     Store,
     append::{Lock, Placed, Send, To},
     group::{self, Details, GroupKind, Member, Roster},
-    timeline,
+    outbox::{self, OfMessage},
+    timeline, undelivered,
 };
 use crate::{
     config,
@@ -99,6 +100,17 @@ fn row(id: i64, sender: i64, client_id: Option<i64>, says: i64) -> Row {
     }
 }
 
+/// What is written beside a message: nothing, its event, a check, or both.
+fn events(dice: &mut Dice, owner: i64) -> Option<OfMessage> {
+    let (is_told, is_checked) = (dice.roll(2) == 0, dice.roll(2) == 0);
+    (is_told || is_checked).then(|| OfMessage {
+        owner,
+        created_at: dice.roll(1_000),
+        is_told,
+        check_at: is_checked.then(|| dice.roll(1_000)),
+    })
+}
+
 /// A send of any kind: new or a repeat, to users or groups, allowed or not, all or part.
 fn any(dice: &mut Dice, id: i64) -> Send {
     let sender = 1 + dice.roll(USERS as u64);
@@ -144,7 +156,7 @@ fn any(dice: &mut Dice, id: i64) -> Send {
         to,
         member,
         answer_owner,
-        events: None,
+        events: events(dice, sender),
     }
 }
 
@@ -159,6 +171,15 @@ async fn timelines(store: &Store) -> Vec<Vec<(Seq, Row)>> {
         all.push(rows.into_iter().map(|row| (row.seq, row.message)).collect());
     }
     all
+}
+
+/// What is written beside messages, but for the ids, which have gaps.
+async fn beside(store: &Store) -> (Vec<(i64, i64, i64)>, Vec<undelivered::Check>) {
+    let page = outbox::page(store.reader(), None, 0, 100_000);
+    let events = page.await.unwrap().into_iter();
+    let events = events.map(|row| (row.owner_id, row.message_id, row.created_at));
+    let checks = undelivered::due(store.reader(), i64::MAX, 100_000);
+    (events.collect(), checks.await.unwrap())
 }
 
 /// I1 and I3, in all combinations.
@@ -192,6 +213,9 @@ async fn server_places_what_sqlite_places(engine: Engine) {
         }
     }
     assert_eq!(timelines(&server).await, timelines(&sqlite).await);
+    let (on_server, on_sqlite) = (beside(&server).await, beside(&sqlite).await);
+    assert!(!on_sqlite.0.is_empty() && !on_sqlite.1.is_empty());
+    assert_eq!(on_server, on_sqlite);
     server.close().await;
     sqlite.close().await;
 }
