@@ -273,6 +273,9 @@ impl<'a> Run<'a> {
                 self.refused(&event, refusal, now);
             }
         }
+        if self.plan.has_room() {
+            self.scan.go_on();
+        }
         if self.plan.done_count() > 0 {
             self.delete_at.get_or_insert(now + WEBHOOK_DELETE_DELAY);
         }

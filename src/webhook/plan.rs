@@ -96,6 +96,11 @@ impl Plan {
         true
     }
 
+    /// Whether there is room for many owners more.
+    pub(super) fn has_room(&self) -> bool {
+        self.lanes.len() <= WEBHOOK_LANES_MAX / 2
+    }
+
     /// The event to post now, if one is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Row> {
         if let Some(away) = &self.health.away

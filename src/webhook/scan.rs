@@ -34,6 +34,8 @@ pub(super) struct Scan {
     /// When to look for what came late.
     late_at: Instant,
     last: Instant,
+    /// There was no room for what was read last.
+    is_stopped: bool,
 }
 
 impl Scan {
@@ -46,6 +48,7 @@ impl Scan {
             new_at: now,
             late_at: now + WEBHOOK_POLL_INTERVAL,
             last: now,
+            is_stopped: false,
         }
     }
 
@@ -57,6 +60,13 @@ impl Scan {
     /// There is something new.
     pub(super) fn hurry(&mut self) {
         self.new_at = self.new_at.min(self.last + WEBHOOK_READ_PAUSE);
+    }
+
+    /// There is room again: what had none is read.
+    pub(super) fn go_on(&mut self) {
+        if self.is_stopped {
+            self.hurry();
+        }
     }
 
     /// Nothing is read before `at`.
@@ -83,6 +93,7 @@ impl Scan {
         let (read, is_taken) = offer(plan, page, now);
         self.end = read.unwrap_or(self.end);
         self.last = now;
+        self.is_stopped = !is_taken;
         if is_all && is_taken {
             let is_recent = |(at, _): &(Instant, i64)| now < *at + WEBHOOK_POLL_INTERVAL;
             if !self.ends.back().is_some_and(is_recent) {
