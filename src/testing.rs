@@ -292,7 +292,7 @@ async fn open_store(folder: &Path) -> Store {
     open_store_at(format!("sqlite://{}", folder.join("im.db").display())).await
 }
 
-async fn open_store_at(url: String) -> Store {
+pub async fn open_store_at(url: String) -> Store {
     let database = config::Database {
         url,
         max_connections: 4,

@@ -367,3 +367,7 @@ pub(crate) async fn forget(store: &Store, instance: Instance) -> Outcome<()> {
         .await?;
     tx.commit_raw().await
 }
+
+#[cfg(test)]
+#[path = "online_tests.rs"]
+mod tests;

@@ -1,7 +1,12 @@
 //! How events are delivered: in the order of each user, at least once, whatever the receiver does and
 //! whenever the server dies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use im::clock::{Clock as _, Manual, System};
 
 use crate::support::{
     Process, Server,
@@ -122,6 +127,30 @@ async fn nothing_is_lost_while_the_receiver_is_away_and_it_is_not_flooded() {
         receiver.answer(|_| Answer::ok());
     })
     .await;
+}
+
+#[tokio::test]
+async fn event_that_nobody_takes_is_given_up_in_the_end() {
+    let receiver = Receiver::answering(|_| Answer::failure()).await;
+    let clock = Arc::new(Manual::at(System.now_ms()));
+    let server = Server::with_clock(clock.clone(), |config| {
+        receiver.tell(config, &["message.sent"]);
+        config.webhooks.retry_for_h = 1;
+    })
+    .await;
+    let alice = server.new_user().await;
+    server.send(&alice, text(alice.user_id, "old")).await;
+    eventually("it is tried", async || receiver.posted().pop()).await;
+    clock.advance_ms(2 * 3_600 * 1_000);
+    let rows = server.database().connect().await;
+    eventually("it is given up", async || {
+        (rows.number("SELECT COUNT(*) FROM outbox").await == 0).then_some(())
+    })
+    .await;
+    receiver.answer(|_| Answer::ok());
+    server.send(&alice, text(alice.user_id, "new")).await;
+    let taken = receiver.until_taken("message.sent", 1).await;
+    assert_eq!(taken[0].words(), "new");
 }
 
 /// The server dies when the receiver has an event but has not answered: after the commit, before the
