@@ -36,7 +36,6 @@ from user import ext_pb2, int_pb2
 
 NAMES = {1: "Ada", 2: "Bob", 3: "Carol", 4: "Dan"}
 
-
 def profile(user_id):
     if user_id == 13:
         raise RuntimeError("user 13 cannot be read")
@@ -50,6 +49,8 @@ def traced(call):
         try:
             return call(request, context)
         except RuntimeError as error:
+            request_id = dict(context.invocation_metadata()).get("request_id", "unknown")
+            print(f"request {request_id} failed: {error}", flush=True)
             frames = reversed(traceback.extract_tb(error.__traceback__))
             entries = [f"{frame.name} (business.py:{frame.lineno})" for frame in frames]
             info = rpc.DebugInfo(stack_entries=entries, detail=str(error)).SerializeToString()
@@ -80,7 +81,6 @@ def GetUsers(request, context):
     return int_pb2.GetUsersResp(users={id: profile(id) for id in request.user_ids if id in NAMES})
 
 
-# With stubs from a newer protoc: int_pb2_grpc.add_UserIntServicer_to_server.
 CALLS = {Auth: int_pb2.AuthReq, GetUser: ext_pb2.GetUserReq, GetUsers: int_pb2.GetUsersReq}
 handlers = {call.__name__: grpc.unary_unary_rpc_method_handler(
     traced(call), request.FromString, lambda response: response.SerializeToString()) for call, request in CALLS.items()}

@@ -25,7 +25,7 @@ use crate::{
         BUSINESS_CONNECT_MAX, BUSINESS_DEADLINE, BUSINESS_PING_INTERVAL, BUSINESS_PING_TIMEOUT,
     },
     pb::{self, user_int_client::UserIntClient},
-    telemetry::{Metrics, trace_context},
+    telemetry::{self, Metrics, trace_context},
 };
 
 /// The way to the business server.
@@ -187,7 +187,11 @@ fn request<Q>(question: Q, deadline: Instant) -> Request<Q> {
     let mut request = Request::new(question);
     // So that the business server need not go on when nobody waits any more.
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-    trace_context::inject(request.metadata_mut().as_mut());
+    let metadata = request.metadata_mut().as_mut();
+    trace_context::inject(metadata);
+    if let Some(id) = telemetry::current_request_id() {
+        metadata.insert(telemetry::REQUEST_ID, id);
+    }
     request
 }
 

@@ -19,7 +19,7 @@ use crate::{
 /// # Errors
 /// An internal error when the server cannot start, crashes, or its drain is cut off.
 pub(super) async fn serve(config: Config, origin: &config::Origin) -> Result<()> {
-    let telemetry = telemetry::init(&config.log, &config.tracing)?;
+    let telemetry = telemetry::init(&config)?;
     let result = run(config, origin).await;
     telemetry.finish().await;
     result

@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use http::HeaderValue;
 use tracing::{
     Level, Span, Subscriber,
     field::{Field, Visit},
@@ -62,7 +63,7 @@ impl Cause {
         if !Self::is_wanted() {
             return None;
         }
-        Self::new(current_request_id().unwrap_or_default(), Trace::current())
+        Self::new(request_id_of_span().unwrap_or_default(), Trace::current())
     }
 
     /// As another instance has told, if that is wanted here.
@@ -132,8 +133,15 @@ impl Cause {
     }
 }
 
+/// The id of the request that is being served, to be sent on with what is asked elsewhere for it.
+/// `None` too where spans are not remembered by their requests.
+#[must_use]
+pub fn current_request_id() -> Option<HeaderValue> {
+    HeaderValue::from_str(&request_id_of_span()?).ok()
+}
+
 /// The id of the request that the current span belongs to.
-fn current_request_id() -> Option<Box<str>> {
+fn request_id_of_span() -> Option<Box<str>> {
     let found = Span::current().with_subscriber(|(id, dispatch)| {
         let registry = dispatch.downcast_ref::<Registry>()?;
         let mut spans = registry.span(id)?.scope();

@@ -18,7 +18,7 @@ use tracing_subscriber::{
 
 use self::{cause::RequestIds, export::Export, json::Json};
 use crate::{
-    config::{self, LogFormat},
+    config::{Config, LogFormat},
     error::{Result, ResultExt},
 };
 
@@ -31,7 +31,7 @@ mod process;
 mod request_id;
 pub mod trace_context;
 
-pub use cause::{Cause, Pushed};
+pub use cause::{Cause, Pushed, current_request_id};
 pub use metrics::{Metrics, Outcomes, PerTransport, SendOutcomes};
 pub use request_id::{REQUEST_ID, request_id};
 
@@ -51,11 +51,12 @@ impl Telemetry {
 }
 
 /// Sends log lines to stdout from now on, for the whole process, and a line for every panic; and
-/// spans to where `tracing` says. Must be called within the runtime.
+/// spans to where `config` says. Must be called within the runtime.
 ///
 /// # Errors
 /// An internal error when `log.level` is no filter, or logging was set up before.
-pub fn init(log: &config::Log, tracing: &config::Tracing) -> Result<Telemetry> {
+pub fn init(config: &Config) -> Result<Telemetry> {
+    let log = &config.log;
     // A first start would begin with a screen of migrations; `log.level` may ask for them. Spans
     // that are only sent are no part of log lines.
     let level = format!(
@@ -64,14 +65,15 @@ pub fn init(log: &config::Log, tracing: &config::Tracing) -> Result<Telemetry> {
         trace_context::TARGET
     );
     let filter = EnvFilter::try_new(level).internal("read log.level")?;
-    let export = Export::start(tracing)?;
+    let export = Export::start(&config.tracing)?;
     match &export {
         // Cheaper than below, where each of the two has a filter.
         None => {
             let debugs = filter.max_level_hint() >= Some(LevelFilter::from_level(Level::DEBUG));
+            let asks_elsewhere = !config.users.endpoint.is_empty();
             Registry::default()
                 .with(filter)
-                .with(debugs.then_some(RequestIds))
+                .with((debugs || asks_elsewhere).then_some(RequestIds))
                 .with(lines(log.format))
                 .try_init()
         }

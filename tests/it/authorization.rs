@@ -172,15 +172,3 @@ async fn each_listener_serves_its_own_services_only() {
         }
     }
 }
-
-/// What a later version brings is there by name, and says so.
-#[tokio::test]
-async fn rpcs_of_a_later_version_are_unimplemented() {
-    let server = Server::start().await;
-    let path = "/pb.UserInt/GetUser";
-    let refused = call(server.internal_channel(), path, &[]).await;
-    assert_eq!(
-        refused.expect_err("not yet").code(),
-        tonic::Code::Unimplemented
-    );
-}

@@ -40,6 +40,9 @@ async fn one_log_line_shows_the_path_through_the_business_server() {
     ];
     let found = places.map(|place| line.find(place).expect(place));
     assert!(found.is_sorted(), "innermost first: {line}");
+    // And its own log can be searched for the same request.
+    let told = "request order-17 failed: user 13 cannot be read";
+    business.called(told, 1).await;
 }
 
 #[tokio::test]
