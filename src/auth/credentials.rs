@@ -21,6 +21,9 @@ pub struct Credential {
     /// How many sign-outs were known when the business vouched for the token; 0 for one of this
     /// server's own.
     pub sign_outs: i64,
+    /// The device is another user's. The business vouches for whoever it likes on any device; what is
+    /// sent as from this one is not taken for its own, which its user would never be given.
+    pub is_of_another: bool,
 }
 
 /// What a caller claims: a user, a device, and the hash of the token that is to prove it.
@@ -56,6 +59,7 @@ impl TryFrom<auth_token::Model> for Credential {
                 .map_err(|_| Error::internal("a stored token hash has not 32 bytes"))?,
             expires_at: row.expires_at,
             sign_outs: 0,
+            is_of_another: false,
         })
     }
 }

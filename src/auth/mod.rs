@@ -228,8 +228,12 @@ impl Authenticator {
     async fn vouched(&self, claim: &Claim, token: &str) -> Result<Credential> {
         let Claim { user, device, .. } = *claim;
         let sessions = [(user, device)];
-        let known = async { Ok(store::sign_out::of(self.store.reader(), &sessions).await?) };
-        let known = within_deadline(known).await?;
+        let conn = self.store.reader();
+        let known = async {
+            let sign_outs = store::sign_out::of(conn, &sessions).await?;
+            Ok((sign_outs, store::device::by_id(conn, device).await?))
+        };
+        let (known, row) = within_deadline(known).await?;
         let now = self.clock.now_ms();
         let expires_at = self.issuer.vouch(claim, token, &known, now).await?;
         Ok(Credential {
@@ -237,6 +241,7 @@ impl Authenticator {
             token_hash: claim.token_hash,
             expires_at,
             sign_outs: known.count(user, device),
+            is_of_another: row.is_some_and(|row| ![0, user.get()].contains(&row.user_id)),
         })
     }
 
@@ -311,16 +316,13 @@ impl Authenticator {
     }
 
     async fn keep_to_the_bound(&self, user: UserId, newest: DeviceId) -> Result<()> {
-        let tx = self.store.begin().await?;
-        let excess = within_deadline(async {
-            let excess = self.beyond_the_bound(tx.conn(), user, newest).await?;
-            store::auth_token::delete(tx.conn(), user, &excess).await?;
-            Ok(excess)
-        });
-        let excess = excess.await?;
+        let excess = self.beyond_the_bound(self.store.reader(), user, newest);
+        let excess = within_deadline(excess).await?;
         if excess.is_empty() {
             return Ok(());
         }
+        let tx = self.store.begin().await?;
+        within_deadline(store::auth_token::delete(tx.conn(), user, &excess)).await?;
         self.commit_revoking(tx, excess).await
     }
 

@@ -90,8 +90,9 @@ impl SignIns {
         Self { queue }
     }
 
-    /// Checks a device's token, or that what `vouched` for it still counts, and raises its generation. How long to wait for that is the caller's
-    /// matter; who does not wait any more is not signed in, if his turn has not come by then.
+    /// Checks a device's token, or that what `vouched` for it still counts, and raises its generation.
+    /// How long to wait for that is the caller's matter; who does not wait any more is not signed in,
+    /// if his turn has not come by then.
     ///
     /// # Errors
     /// 10000 when the token does not hold; 10003 when too many sign in at once; 10004 when the
@@ -228,8 +229,14 @@ impl Task {
         // A device that was never registered has none.
         let generations = store::session::raise_generations(conn, &devices, step, now).await?;
         let known = granted().filter(|(_, request)| generations.contains_key(&request.device));
-        let changed = changed_tokens(known.map(|(_, request)| request), &tokens);
-        store::session::keep(conn, &changed, now).await?;
+        let vouched = newest_tokens(known.map(|(_, request)| request));
+        if !vouched.is_empty() {
+            // Read anew, now that the devices are locked.
+            let kept = store::session::tokens(conn, &devices).await?;
+            let is_new = |token: &TokenRow| kept.get(&DeviceId(token.device_id)) != Some(token);
+            let changed: Vec<TokenRow> = vouched.into_iter().filter(is_new).collect();
+            store::session::keep(conn, &changed, now).await?;
+        }
         if let Some(attendance) = &self.attendance {
             let sessions = granted().filter_map(|(_, request)| request.session(&generations));
             attendance.came(conn, sessions, now).await?;
@@ -304,12 +311,8 @@ async fn sign_outs(conn: &impl Conn, batch: &[Request]) -> Outcome<SignOuts> {
     store::sign_out::of(conn, &sessions).await
 }
 
-/// What is not stored yet of what devices were vouched for with, by device. The last sign-in of a
-/// device is its newest.
-fn changed_tokens<'a>(
-    granted: impl Iterator<Item = &'a Request>,
-    stored: &HashMap<DeviceId, TokenRow>,
-) -> Vec<TokenRow> {
+/// What devices were vouched for with, by device. The last sign-in of a device is its newest.
+fn newest_tokens<'a>(granted: impl Iterator<Item = &'a Request>) -> Vec<TokenRow> {
     let mut newest = BTreeMap::new();
     for request in granted {
         let Some(vouched) = &request.vouched else {
@@ -323,7 +326,6 @@ fn changed_tokens<'a>(
         };
         newest.insert(request.device, token);
     }
-    newest.retain(|device, token| stored.get(device) != Some(token));
     newest.into_values().collect()
 }
 

@@ -143,24 +143,26 @@ impl Sweep {
         let mut unsettled = Unsettled::default();
         for chunk in sessions.chunks(SWEEP_CHUNK) {
             // Once it does not answer the rest is not asked for.
-            unsettled.failed = unsettled.failed || !self.compare(chunk).await;
-            let must_wait = |handle: &&Arc<Handle>| handle.credential().is_none();
-            let waiting = chunk
-                .iter()
-                .filter(|handle| unsettled.failed || must_wait(handle));
-            let waiting: Vec<DeviceId> = waiting.map(|handle| handle.device()).collect();
-            unsettled.devices.extend(waiting);
+            let compared = match unsettled.failed {
+                true => None,
+                false => self.compare(chunk).await,
+            };
+            unsettled.failed = compared.is_none();
+            let all = || chunk.iter().map(|handle| handle.device()).collect();
+            unsettled.devices.extend(compared.unwrap_or_else(all));
         }
         unsettled
     }
 
-    /// Returns whether the database answered.
-    async fn compare(&self, sessions: &[Arc<Handle>]) -> bool {
-        let compared = compare(&self.store, sessions, self.clock.now_ms()).await;
-        if let Err(error) = &compared {
-            tracing::warn!(%error, trace = ?error.trace(), "comparing sessions with the database failed");
+    /// Returns what must be looked at again, or `None` where the database did not answer.
+    async fn compare(&self, sessions: &[Arc<Handle>]) -> Option<Vec<DeviceId>> {
+        match compare(&self.store, sessions, self.clock.now_ms()).await {
+            Ok(changing) => Some(changing),
+            Err(error) => {
+                tracing::warn!(%error, trace = ?error.trace(), "comparing sessions with the database failed");
+                None
+            }
         }
-        compared.is_ok()
     }
 }
 
@@ -172,12 +174,22 @@ struct Unsettled {
     failed: bool,
 }
 
-async fn compare(store: &Store, sessions: &[Arc<Handle>], now_ms: i64) -> Result<()> {
+/// Ends those that the database does not know any more. Gives the devices whose sessions were on
+/// their way in, or went on with another token, while it was asked: nothing can be said of them.
+pub(super) async fn compare(
+    store: &Store,
+    sessions: &[Arc<Handle>],
+    now_ms: i64,
+) -> Result<Vec<DeviceId>> {
+    let before: Vec<Option<Credential>> =
+        sessions.iter().map(|handle| handle.credential()).collect();
     let devices: Vec<DeviceId> = sessions.iter().map(|handle| handle.device()).collect();
     let tokens = store::session::tokens(store.reader(), &devices).await?;
     let generations = store::session::generations(store.reader(), &devices).await?;
-    for handle in sessions {
-        let Some(credential) = handle.credential() else {
+    let mut changing = Vec::new();
+    for (handle, before) in sessions.iter().zip(before) {
+        let Some(credential) = before.filter(|_| handle.credential() == before) else {
+            changing.push(handle.device());
             continue;
         };
         let token = tokens.get(&handle.device());
@@ -187,7 +199,7 @@ async fn compare(store: &Store, sessions: &[Arc<Handle>], now_ms: i64) -> Result
             handle.evict(why);
         }
     }
-    Ok(())
+    Ok(changing)
 }
 
 /// Why a session must end, if it must. `token` is its own, where it is still stored.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::{Authenticator, Claim, Credential, Issuer, Options, SignIns, jwt::Verifier};
 use crate::{
     config::{self, Config},
-    delivery::handle::{Eviction, Handle},
+    delivery::handle::{self, Eviction, Handle},
     error::{Code, Error},
     id::{DeviceId, UserId},
     lifecycle::Tasks,
     limits::CACHE_TTL,
     store,
     telemetry::Metrics,
-    testing::{World, sign_in_config},
+    testing::{START_MS, World, sign_in_config},
 };
 
 const USER: UserId = UserId(7);
@@ -72,6 +72,7 @@ impl Site {
             token_hash,
             expires_at: i64::MAX,
             sign_outs,
+            is_of_another: false,
         };
         self.sign_ins.sign_in(claim, Some(vouched)).await
     }
@@ -138,6 +139,44 @@ async fn sign_out_counts_against_what_was_vouched_for_before_it() {
     // Once alone, once with all, and once for all.
     site.sign_in(USER, device, 4, 3).await.unwrap();
     site.sign_in(UserId(8), other, 5, 0).await.unwrap();
+}
+
+/// A call that was repeated finds nothing to end, and what the first has ended stays so.
+#[tokio::test]
+async fn sign_out_that_is_repeated_forgets_no_token() {
+    let site = Site::new().await;
+    let device = site.world.device().await;
+    site.sign_in(USER, device, 1, 0).await.unwrap();
+    for _ in 0..2 {
+        site.authenticator.sign_out(USER, device).await.unwrap();
+    }
+    let conn = site.world.store.reader();
+    let known = store::sign_out::of(conn, &[(USER, device)]).await.unwrap();
+    assert_eq!(known.count(USER, device), 2);
+    let ended: Vec<_> = known.of(USER, device).map(|row| &row.token_hash).collect();
+    assert_eq!(ended, [&vec![1; 32]]);
+}
+
+/// The sweep asked the database before the device signed in, and judges after it has.
+#[tokio::test]
+async fn session_that_signs_in_while_the_sweep_asks_stays() {
+    let site = Site::new().await;
+    let device = site.world.device().await;
+    let handle = Arc::new(Handle::new(device));
+    site.world.registry.enter(&handle);
+    let sessions = [Arc::clone(&handle)];
+    let compare = super::sweep::compare(&site.world.store, &sessions, START_MS);
+    let mut compare = std::pin::pin!(compare);
+    assert!(futures_util::poll!(compare.as_mut()).is_pending());
+    let credential = handle::Credential {
+        user: USER,
+        generation: 1,
+        token_hash: [1; 32],
+        expires_at: i64::MAX,
+    };
+    site.world.registry.sign_in(&handle, credential);
+    assert_eq!(compare.await.unwrap(), [device], "it is looked at again");
+    assert_eq!(handle.eviction(), None);
 }
 
 #[tokio::test]

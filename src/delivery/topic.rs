@@ -1,5 +1,7 @@
 //! What can be followed.
 
+use std::fmt;
+
 use crate::id::{GroupId, Owner, RoomId, UserId};
 
 /// A stream of messages that sessions follow.
@@ -23,6 +25,17 @@ impl Topic {
             Self::User(id) => Some(Owner::User(id)),
             Self::Group(id) => Some(Owner::Group(id)),
             Self::Room(_) | Self::Everyone => None,
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => write!(f, "user {id}"),
+            Self::Group(id) => write!(f, "group {id}"),
+            Self::Room(id) => write!(f, "room {id}"),
+            Self::Everyone => f.write_str("everyone"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Matches a package with what answers it: decode, call, encode. What takes time runs as a future
 //! that knows nothing of the connection; its outcome comes back as [`Done`]. Each runs in a span that
-//! bears the package's request id, and a panic in one ends that package and nothing else.
+//! bears the package's request id at every log level, and a panic in one ends that package and nothing else.
 
 use std::{future::Future, net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 
@@ -144,7 +144,7 @@ pub(super) fn sign_in(
 ) -> BoxFuture<'static, Done> {
     let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
-    let span = tracing::info_span!(
+    let span = tracing::error_span!(
         "sign_in",
         request_id = %head.request_id,
         %client,
@@ -173,7 +173,7 @@ pub(super) fn sign_in_again(
     let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
     let device = handle.device();
-    let span = tracing::info_span!("sign_in_again", request_id = %head.request_id, user = user.get(), device = device.get());
+    let span = tracing::error_span!("sign_in_again", request_id = %head.request_id, user = user.get(), device = device.get());
     serve(span, head, Done::SignInRefused, async move {
         let sign_in: pb::SignInInput = decode(input.data).map_err(|_| Error::sign_in_again())?;
         if (sign_in.user_id, sign_in.device_id) != (user.get(), device.get()) {
@@ -197,7 +197,7 @@ pub(super) fn sync(
 ) -> BoxFuture<'static, Done> {
     let gateway = Arc::clone(gateway);
     let Origin { user, device } = from;
-    let span = tracing::info_span!("sync", request_id = %head.request_id, user = user.get(), device = device.get());
+    let span = tracing::error_span!("sync", request_id = %head.request_id, user = user.get(), device = device.get());
     serve(span, head, Done::SyncFailed, async move {
         let Gateway { pages, acks, .. } = &*gateway;
         let Synced { output, ends } = sync::sync(pages, acks, user, &asked).await?;
@@ -215,7 +215,7 @@ pub(super) fn subscribe_room(
     let head = Head::of(&input);
     let gateway = Arc::clone(gateway);
     let Origin { user, device } = from;
-    let span = tracing::info_span!("subscribe_room", request_id = %head.request_id, user = user.get(), device = device.get());
+    let span = tracing::error_span!("subscribe_room", request_id = %head.request_id, user = user.get(), device = device.get());
     serve(span, head, Done::Answered, async move {
         let asked: pb::SubscribeRoomInput = decode(input.data)?;
         let lease = match asked.room_id {
@@ -249,7 +249,7 @@ pub(super) fn send(
     let head = Head::of(&input);
     let messages = Arc::clone(&gateway.messages);
     let Origin { user, device } = from;
-    let span = tracing::info_span!("send", request_id = %head.request_id, user = user.get(), device = device.get());
+    let span = tracing::error_span!("send", request_id = %head.request_id, user = user.get(), device = device.get());
     serve(span, head, Done::Answered, async move {
         let request: pb::SendMessageReq = decode(input.data)?;
         let receipt = messages.accept(Author::User(from), request).await?;

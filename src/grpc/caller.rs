@@ -9,7 +9,7 @@ use http::{HeaderMap, Request, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
 
 use crate::{
-    auth::{Authenticator, Claim},
+    auth::{Authenticator, Claim, Credential},
     error::{Error, Result},
     id::{DeviceId, UserId},
     telemetry::trace_context,
@@ -56,7 +56,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 pub struct Caller {
     /// Who calls.
     pub user: UserId,
-    /// On which device.
+    /// On which device; 0 where that is another user's.
     pub device: DeviceId,
 }
 
@@ -120,10 +120,10 @@ impl Guard {
             Self::Callers(authenticator) if SIGNED_IN.contains(&path) => {
                 match claim(request.headers(), authenticator) {
                     None => Verdict::Refuse,
-                    Some(claim) if authenticator.cached(&claim).is_some() => {
-                        Verdict::PassAs(claim.into())
-                    }
-                    Some(claim) => Verdict::LookUp(Arc::clone(authenticator), claim),
+                    Some(claim) => match authenticator.cached(&claim) {
+                        Some(credential) => Verdict::PassAs(Caller::new(&claim, &credential)),
+                        None => Verdict::LookUp(Arc::clone(authenticator), claim),
+                    },
                 }
             }
             Self::Callers(_) if OPEN.contains(&path) => Verdict::Pass,
@@ -146,11 +146,16 @@ impl fmt::Debug for Guard {
     }
 }
 
-impl From<Claim> for Caller {
-    fn from(claim: Claim) -> Self {
+impl Caller {
+    /// Who has proved `claim` by `credential`.
+    pub(super) fn new(claim: &Claim, credential: &Credential) -> Self {
         Self {
             user: claim.user,
-            device: claim.device,
+            device: if credential.is_of_another {
+                DeviceId(0)
+            } else {
+                claim.device
+            },
         }
     }
 }

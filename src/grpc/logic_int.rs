@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use crate::{
     auth::Authenticator,
+    check,
     delivery::bridge::presence::Presence,
     device::Devices,
     id::{DeviceId, UserId},
@@ -94,6 +95,7 @@ impl LogicInt for Service {
         request: Request<UserChangedReq>,
     ) -> Result<Response<UserChangedResp>, Status> {
         let user = UserId(request.into_inner().user_id);
+        check::id("user_id", user.get())?;
         self.directory.changed(user);
         self.authenticator.user_changed(user);
         Ok(Response::new(UserChangedResp {}))

@@ -81,7 +81,8 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let id = request_id(request.headers());
-        let span = tracing::info_span!(
+        // An error's line must bear the id at every log level.
+        let span = tracing::error_span!(
             "request",
             request_id = id.to_str().unwrap_or_default(),
             method = request.uri().path(),
@@ -119,8 +120,9 @@ where
                     .to_owned();
                 let call = async move {
                     match authenticator.look_up(&claim, &token).await {
-                        Ok(_) => {
-                            enter(&mut request, claim.into(), &Span::current());
+                        Ok(credential) => {
+                            let caller = Caller::new(&claim, &credential);
+                            enter(&mut request, caller, &Span::current());
                             services.oneshot(request).await
                         }
                         Err(error) => Ok(refusal(error)),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sea_orm::{
     ColumnTrait, EntityTrait, ExprTrait, QueryFilter,
-    sea_query::{Expr, OnConflict, Query},
+    sea_query::{CaseStatement, Expr, OnConflict, Query},
 };
 
 use super::{
@@ -62,12 +62,19 @@ pub(crate) async fn record(
             token_hash.clone().into(),
         ]);
     }
+    // A sign-out that is repeated finds no token; the one that the first has ended stays so.
+    let token_hash = CaseStatement::new()
+        .case(
+            incoming(conn, C::TokenHash).eq(Vec::<u8>::new()),
+            Expr::col((Entity, C::TokenHash)),
+        )
+        .finally(incoming(conn, C::TokenHash));
     let once_more = Expr::col((Entity, C::Count)).add(incoming(conn, C::Count));
     upsert.on_conflict(
         OnConflict::columns([C::UserId, C::DeviceId])
             .value(C::Count, once_more)
             .value(C::AtS, incoming(conn, C::AtS))
-            .value(C::TokenHash, incoming(conn, C::TokenHash))
+            .value(C::TokenHash, token_hash)
             .to_owned(),
     );
     conn.execute(&upsert).await?;

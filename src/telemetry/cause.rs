@@ -101,13 +101,13 @@ impl Cause {
 
     /// Tells of a delivery: a log line, and a span in the trace of the request. Of a message that
     /// goes to very many, the first deliveries on each instance have spans.
-    pub fn pushed<T: fmt::Debug>(&self, pushed: Pushed<T>) {
+    pub fn pushed<T: fmt::Display>(&self, pushed: Pushed<T>) {
         let Pushed {
             user, device, seq, ..
         } = pushed;
         let request_id = &*self.request_id;
         let topic = &pushed.topic;
-        tracing::debug!(target: PUSHES, request_id, user, device, ?topic, seq, "push");
+        tracing::debug!(target: PUSHES, request_id, user, device, %topic, seq, "push");
         let Some(trace) = self.trace else {
             return;
         };
@@ -124,7 +124,7 @@ impl Cause {
                 request_id,
                 user,
                 device,
-                ?topic,
+                %topic,
                 seq
             );
             // Fails only where the span is not sent.

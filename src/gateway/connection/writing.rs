@@ -70,7 +70,9 @@ impl Connection {
                 .front()
                 .and_then(|sending| sending.receipt.deadline()),
             self.paused_until,
-            self.time_left().map(|left| now + left),
+            self.time_left()
+                .filter(|left| self.working.is_none() || !left.is_zero())
+                .map(|left| now + left),
         ]
         .into_iter()
         .flatten()
@@ -93,7 +95,9 @@ impl Connection {
         if !is_signed_in && quiet >= seconds(config.sign_in_timeout_s) {
             return Err(Close::SignInTimeout);
         }
-        if self.time_left().is_some_and(|left| left.is_zero()) {
+        // One that is being renewed has the time that takes.
+        let is_busy = self.working.is_some();
+        if !is_busy && self.time_left().is_some_and(|left| left.is_zero()) {
             return Err(Close::Evicted(Eviction::SignedOut));
         }
         let stalled =
