@@ -485,6 +485,8 @@ const _: () = assert!(SEND_DEADLINE.as_millis() < GRPC_SEND_MAX.as_millis());
 const _: () = assert!(DATABASE_DEADLINE.as_millis() < GRPC_CALL_MAX.as_millis());
 /// Longest name of a file in bytes.
 pub const FILE_NAME_BYTES_MAX: usize = 255;
+/// Longest content type of a file in bytes, as its column has it.
+pub const FILE_TYPE_BYTES_MAX: usize = 128;
 /// Uploads at the same time; each has a part of its file in memory.
 pub const UPLOADS_AT_ONCE_MAX: usize = 64;
 /// Uploads that wait until they may begin; beyond it one is answered 10004 at once.

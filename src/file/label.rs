@@ -1,12 +1,15 @@
 //! What a client says of its file: a name and a content type. Both are only ever told to those who get
 //! the file; here they become something that is harmless to tell.
 
-use crate::limits::FILE_NAME_BYTES_MAX;
+use crate::limits::{FILE_NAME_BYTES_MAX, FILE_TYPE_BYTES_MAX};
 
 /// What a file is called where its client gave no name.
 const NO_NAME: &str = "file";
 /// Longest part of a content type, before and after the slash (RFC 6838 §4.2).
 const TYPE_CHARS_MAX: usize = 63;
+const _: () = assert!(2 * TYPE_CHARS_MAX < FILE_TYPE_BYTES_MAX);
+/// What leads from a content type to its charset.
+const CHARSET: &str = "; charset=";
 /// What is said of a file whose type is unknown, or would make a browser run it.
 pub const BYTES: &str = "application/octet-stream";
 
@@ -68,8 +71,8 @@ fn is_unseen(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// `said` as `type/subtype`, in lower case and with its `charset` if it has one; [`BYTES`] where it is
-/// no content type.
+/// `said` as `type/subtype`, in lower case and with its `charset` if it has one and there is room for it;
+/// [`BYTES`] where it is no content type.
 #[must_use]
 pub fn content_type(said: &str) -> String {
     let mut parts = said.split(';');
@@ -86,8 +89,9 @@ pub fn content_type(said: &str) -> String {
         let value = value.trim_matches('"');
         (name.eq_ignore_ascii_case("charset") && is_token(value)).then_some(value)
     });
-    if let Some(charset) = charset.filter(|charset| charset.len() <= 32) {
-        content_type.push_str("; charset=");
+    let room = FILE_TYPE_BYTES_MAX.saturating_sub(content_type.len() + CHARSET.len());
+    if let Some(charset) = charset.filter(|charset| charset.len() <= room) {
+        content_type.push_str(CHARSET);
         content_type.push_str(&charset.to_ascii_lowercase());
     }
     content_type
@@ -177,6 +181,10 @@ mod tests {
             assert_eq!(content_type(said), told, "{said:?}");
         }
         assert_eq!(content_type(&format!("a/{}", "b".repeat(1_000))), BYTES);
+        let longest = format!("{}/{}", "a".repeat(63), "b".repeat(63));
+        assert_eq!(content_type(&format!("{longest}; charset=x")), longest);
+        let fits = format!("a/b; charset={}", "c".repeat(63));
+        assert_eq!(content_type(&fits), fits);
     }
 
     #[test]
@@ -216,7 +224,7 @@ mod tests {
             prop_assert!((1..=FILE_NAME_BYTES_MAX).contains(&name.len()));
             prop_assert!(!name.contains(|c: char| c.is_control() || c == '/' || c == '\\'));
             let told = content_type(&said);
-            prop_assert!(told.len() <= 176 && http::HeaderValue::from_str(&told).is_ok());
+            prop_assert!(told.len() <= FILE_TYPE_BYTES_MAX && http::HeaderValue::from_str(&told).is_ok());
         }
     }
 }

@@ -275,3 +275,26 @@ async fn a_checksum_is_held_to() {
         .await;
     assert_eq!((answer.status, answer.code()), (400, 10001));
 }
+
+/// Each is as long as it may be, and fits its column on every engine.
+#[tokio::test]
+async fn the_longest_names_and_types_are_kept() {
+    let server = Server::start().await;
+    let alice = server.new_user().await;
+    let http = server.addresses.http;
+    let essence = format!("{}/{}", "a".repeat(63), "b".repeat(63));
+    let short = format!("a/b; charset={}", "c".repeat(63));
+    for (name, said, told) in [
+        (
+            "n".repeat(300),
+            format!("{essence}; charset=utf-8"),
+            &essence,
+        ),
+        ("图".repeat(300), short.clone(), &short),
+    ] {
+        let answer = Form::named(&name, &said).upload(http, &alice, b"x").await;
+        let got = get(http, &answer.path()).await;
+        assert_eq!(got.status, 200);
+        assert_eq!(got.header("content-type"), told);
+    }
+}
