@@ -43,7 +43,8 @@ struct Done {
 }
 
 pub(super) async fn presign(State(options): State<Arc<Options>>, request: Request) -> Response {
-    answer(&options, request, async |owner, wish: Wish| {
+    let work = async |owner, wish: Wish| {
+        options.files.admit(owner)?;
         let sha256 = checksum(Some(wish.sha256.as_bytes()));
         let sha256 = sha256.ok().flatten();
         let sha256 =
@@ -65,18 +66,19 @@ pub(super) async fn presign(State(options): State<Arc<Options>>, request: Reques
             "expires_in_s": ticket.expires_in.as_secs(),
             "url": options.files.url(ticket.key),
         }))
-    })
-    .await
+    };
+    answer(&options, request, work).await
 }
 
 pub(super) async fn complete(State(options): State<Arc<Options>>, request: Request) -> Response {
-    answer(&options, request, async |owner, done: Done| {
+    // His upload was counted when he got the URL.
+    let work = async |owner, done: Done| {
         let key = Key::parse(&done.key);
         let key = key.ok_or_else(|| Error::bad_request("key", "must be one that was given"))?;
         let file = options.files.complete(owner, key).await?;
         Ok(json!({"url": options.files.url(file.key)}))
-    })
-    .await
+    };
+    answer(&options, request, work).await
 }
 
 /// Answers a request with a JSON body by what `work` gives.
@@ -92,7 +94,7 @@ async fn answer<T: DeserializeOwned>(
     );
     let (request, body) = request.into_parts();
     let worked = async {
-        let owner = match options.admit(&request.headers).await {
+        let owner = match options.who(&request.headers).await {
             Ok(owner) => owner,
             Err(error) => {
                 linger(&options.files, &request.headers, body);

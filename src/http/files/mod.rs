@@ -47,12 +47,21 @@ pub fn routes(options: Options) -> Router {
 }
 
 impl Options {
-    /// Who uploads, by the headers `user_id`, `device_id` and `token`; his upload is counted.
+    /// Who wants to upload, as [`Self::who`] knows him; his upload is counted.
     ///
     /// # Errors
-    /// [`Code::SignInAgain`](crate::error::Code::SignInAgain) when they do not hold, and as
-    /// [`Files::admit`].
+    /// As [`Self::who`] and [`Files::admit`].
     async fn admit(&self, headers: &HeaderMap) -> Result<UserId> {
+        let user = self.who(headers).await?;
+        self.files.admit(user)?;
+        Ok(user)
+    }
+
+    /// Who asks, by the headers `user_id`, `device_id` and `token`.
+    ///
+    /// # Errors
+    /// [`Code::SignInAgain`](crate::error::Code::SignInAgain) when they do not hold.
+    async fn who(&self, headers: &HeaderMap) -> Result<UserId> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let id = |name| {
             let id = text(name)?.parse().ok()?;
@@ -62,7 +71,6 @@ impl Options {
         let (user, device, token) = claim.ok_or_else(Error::sign_in_again)?;
         let (user, device) = (UserId(user), DeviceId(device));
         self.authenticator.authorize(user, device, token).await?;
-        self.files.admit(user)?;
         Ok(user)
     }
 }
