@@ -2,13 +2,17 @@
 //! upload, is given a URL that takes exactly that, uses it, and says so.
 //!
 //! Invariant: the URL takes one content only, because its signature covers the checksum and the storage
-//! checks it. So nobody can change a file with a URL that is still good.
+//! checks it. So nobody can change a file with a URL that is still good. The signature cannot cover the
+//! length: what is longer than was said, though it has the checksum, is removed when it is completed, or
+//! by the sweep when it never is.
 
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Description, Digest, File, Files, Key, file, is, no_such_file, sweep::Leftover};
+use super::{
+    Description, Digest, File, Files, Key, file, is, label, no_such_file, sweep::Leftover,
+};
 use crate::{
     error::{Code, Error, Result},
     id::UserId,
@@ -47,7 +51,11 @@ impl Files {
         }
         let key = Key::generate();
         let headers = [
-            ("content-type", what.content_type.clone()),
+            // The storage serves it with this type, and without what we say beside it.
+            (
+                "content-type",
+                label::served_type(&what.content_type).to_owned(),
+            ),
             ("x-amz-checksum-sha256", STANDARD.encode(sha256)),
         ];
         let upload_url = self

@@ -68,12 +68,22 @@ async fn a_storage_that_is_away_is_answered_503_and_comes_back() {
 
 /// A ticket for a direct upload of `content`, said to have `size` bytes.
 async fn ticket(server: &Server, device: &Device, content: &[u8], size: usize) -> Value {
+    ticket_for(server, device, content, size, "image/png").await
+}
+
+async fn ticket_for(
+    server: &Server,
+    device: &Device,
+    content: &[u8],
+    size: usize,
+    content_type: &str,
+) -> Value {
     let sha256: String = Sha256::digest(content)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let wish = json!({
-        "name": "../a b.png", "content_type": "image/png", "size": size, "sha256": sha256,
+        "name": "../a b.png", "content_type": content_type, "size": size, "sha256": sha256,
     });
     let answer = post(server.addresses.http, device, "/upload/presign", &wish).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -163,4 +173,41 @@ async fn a_direct_upload_of_another_size_is_removed() {
     assert_eq!(s3.objects(), 0);
     let (status, _) = complete(&server, &alice, &ticket).await;
     assert_eq!(status, 404);
+}
+
+/// Whoever gets files from the bucket itself, through a cache beside it, gets no page from it.
+#[tokio::test]
+async fn the_storage_is_told_no_type_that_a_browser_runs() {
+    let s3 = S3::start().await;
+    let server = server(&s3).await;
+    let alice = server.new_user().await;
+    let content = b"<script>alert(1)</script>";
+    let ticket = ticket_for(&server, &alice, content, content.len(), "text/html").await;
+    let told = "application/octet-stream";
+    assert_eq!(ticket["headers"]["content-type"], told);
+    let mut lying = ticket["headers"].clone();
+    lying["content-type"] = json!("text/html");
+    assert_eq!(put(&ticket, &lying, content).await, 403);
+    assert_eq!(put(&ticket, &ticket["headers"], content).await, 200);
+    assert_eq!(complete(&server, &alice, &ticket).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_direct_upload_is_counted_once() {
+    let s3 = S3::start().await;
+    let server = Server::with(|config| {
+        s3.configure(config);
+        config.files.uploads_burst = 1;
+        config.files.uploads_per_min = 1;
+    })
+    .await;
+    let alice = server.new_user().await;
+    let ticket = ticket(&server, &alice, b"x", 1).await;
+    assert_eq!(put(&ticket, &ticket["headers"], b"x").await, 200);
+    for _ in 0..2 {
+        assert_eq!(complete(&server, &alice, &ticket).await.0, 200);
+    }
+    let another = Form::default().upload(server.addresses.http, &alice, b"x");
+    let another = another.await;
+    assert_eq!((another.status, another.code()), (429, 10003));
 }
