@@ -489,6 +489,9 @@ pub const FILE_NAME_BYTES_MAX: usize = 255;
 pub const FILE_TYPE_BYTES_MAX: usize = 128;
 /// Uploads at the same time; each has a part of its file in memory.
 pub const UPLOADS_AT_ONCE_MAX: usize = 64;
+/// Uploads of one user at the same time, so that nobody takes all turns.
+pub const UPLOADS_OF_USER_MAX: usize = 8;
+const _: () = assert!(4 * UPLOADS_OF_USER_MAX <= UPLOADS_AT_ONCE_MAX);
 /// Uploads that wait until they may begin; beyond it one is answered 10004 at once.
 pub const UPLOADS_WAITING_MAX: usize = 1_024;
 /// How long an upload waits until it may begin.

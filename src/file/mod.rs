@@ -10,7 +10,6 @@ use std::{ops::Range, sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures_util::Stream;
 use moka::sync::Cache;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,10 +18,7 @@ use crate::{
     error::{Code, Error, Result},
     id::UserId,
     lifecycle::Tasks,
-    limits::{
-        FILES_CACHED_MAX, UPLOAD_DRAIN_MAX, UPLOAD_PENDING_MAX, UPLOAD_TURN_MAX,
-        UPLOADS_AT_ONCE_MAX, UPLOADS_WAITING_MAX,
-    },
+    limits::{FILES_CACHED_MAX, UPLOAD_DRAIN_MAX, UPLOAD_PENDING_MAX},
     store::{
         self, Store,
         file::{Row, State},
@@ -37,12 +33,14 @@ pub mod label;
 mod rate;
 mod storage;
 mod sweep;
+mod turns;
 pub mod upload;
 mod writing;
 
 pub use key::Key;
+pub use turns::Turn;
 
-use self::{rate::Rates, storage::Storage};
+use self::{rate::Rates, storage::Storage, turns::Turns};
 
 /// The SHA-256 of a file's bytes.
 pub type Digest = [u8; 32];
@@ -57,8 +55,7 @@ pub struct Files {
     tasks: Tasks,
     metrics: Arc<Metrics>,
     rates: Rates,
-    turns: Arc<Semaphore>,
-    waiting: Semaphore,
+    turns: Turns,
     size_max: u64,
     public_url: String,
     /// What is stored never changes, so it is remembered for as long as there is room.
@@ -104,12 +101,6 @@ pub struct File {
     pub created_at: i64,
 }
 
-/// The right to upload now; whoever drops it lets the next one in.
-#[derive(Debug)]
-pub struct Turn {
-    _permit: OwnedSemaphorePermit,
-}
-
 impl Files {
     /// Opens the storage that `config` names.
     ///
@@ -129,8 +120,7 @@ impl Files {
             tasks,
             metrics,
             rates: Rates::new(config),
-            turns: Arc::new(Semaphore::new(UPLOADS_AT_ONCE_MAX)),
-            waiting: Semaphore::new(UPLOADS_WAITING_MAX),
+            turns: Turns::default(),
             size_max: config.size_max_mib.saturating_mul(1024 * 1024),
             public_url: config.public_url.clone(),
             known: Cache::new(FILES_CACHED_MAX),
@@ -179,18 +169,13 @@ impl Files {
         self.rates.count(user, Instant::now())
     }
 
-    /// Waits until one more upload may run.
+    /// Waits until one more upload of `user`'s may run.
     ///
     /// # Errors
-    /// [`Code::TryAgain`] when too many run for too long.
-    pub async fn turn(&self) -> Result<Turn> {
-        let busy = || Error::try_again("too many uploads at once, try again later");
-        let _waits = self.waiting.try_acquire().map_err(|_| busy())?;
-        let turn = Arc::clone(&self.turns).acquire_owned();
-        match tokio::time::timeout(UPLOAD_TURN_MAX, turn).await {
-            Ok(Ok(permit)) => Ok(Turn { _permit: permit }),
-            _ => Err(busy()),
-        }
+    /// [`Code::TooManyRequests`] when too many of his run for too long, [`Code::TryAgain`] when too many
+    /// in all do.
+    pub async fn turn(&self, user: UserId) -> Result<Turn> {
+        self.turns.wait(user).await
     }
 
     /// The file of a key.

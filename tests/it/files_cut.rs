@@ -186,6 +186,39 @@ async fn a_drain_waits_for_uploads_that_go_on_and_ends_those_that_do_not() {
     assert_eq!(files_in(folder.path()), 1);
 }
 
+/// Uploads that hardly move, as many as there are turns and more.
+#[tokio::test]
+async fn one_user_does_not_keep_all_others_from_uploading() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = folder.path().display().to_string();
+    let server = Server::with(|config| {
+        config.files.storage = storage;
+        config.files.uploads_burst = 1_000;
+    })
+    .await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let at = server.addresses.http;
+    let form = Form::default();
+    let body = form.body(&bytes(1_000));
+    let head = form.head(at, &alice, &format!("Content-Length: {}", body.len()));
+    let mut stalled = Vec::new();
+    for _ in 0..70 {
+        let mut socket = TcpStream::connect(at).await.expect("connected");
+        let begun = [head.as_bytes(), &body[..body.len() / 2]].concat();
+        socket.write_all(&begun).await.expect("sent");
+        stalled.push(socket);
+    }
+    eventually("some have begun", async || {
+        (files_in(folder.path()) >= 8).then_some(())
+    })
+    .await;
+    assert_eq!(form.upload(at, &bob, b"x").await.status, 200);
+    let mut refused = stalled.pop().expect("a socket");
+    assert_eq!(status(&mut refused).await, "429");
+    assert_eq!(form.upload(at, &bob, b"x").await.status, 200);
+    assert_eq!(files_in(folder.path()), 8 + 2);
+}
+
 /// The files are larger than all that the server may then have used.
 #[tokio::test]
 async fn no_file_is_ever_in_memory() {

@@ -151,7 +151,7 @@ impl Form<'_> {
             name: label::name(part.file_name.as_deref().unwrap_or_default()),
             content_type: label::content_type(part.content_type.as_deref().unwrap_or_default()),
         };
-        let turn = self.options.files.turn().await?;
+        let turn = self.options.files.turn(self.owner).await?;
         self.upload = Some(self.options.files.begin(turn, self.owner, what));
         Ok(())
     }
