@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tracing::{Instrument as _, field::Empty};
 
 use crate::telemetry::{REQUEST_ID, request_id, trace_context};
@@ -18,13 +18,26 @@ use crate::telemetry::{REQUEST_ID, request_id, trace_context};
 /// `google.rpc.Code.INTERNAL`.
 const INTERNAL: i32 = 13;
 
+/// The id of a request, which its handler finds among the extensions.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The body of the answer to it when the server is at fault, which is logged under it.
+    pub(super) fn internal_error(&self) -> serde_json::Value {
+        let id = self.0.to_str().unwrap_or_default();
+        let message = format!("internal error, logged under request id {id}");
+        serde_json::json!({ "code": INTERNAL, "message": message })
+    }
+}
+
 /// Gives each request to `routes` an id and a span. The span names the route, never the path: a path
 /// may bear a key, and a query a token.
 pub fn with_request_ids(routes: Router) -> Router {
     routes.route_layer(middleware::from_fn(answer))
 }
 
-async fn answer(request: Request, next: Next) -> Response {
+async fn answer(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let text = id.to_str().unwrap_or_default();
     let route = request.extensions().get::<MatchedPath>();
@@ -41,9 +54,11 @@ async fn answer(request: Request, next: Next) -> Response {
     if let Some(ConnectInfo(client)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
         span.record("client", tracing::field::display(client.ip()));
     }
+    let named = RequestId(id.clone());
+    request.extensions_mut().insert(named.clone());
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
     let answered = async {
-        let response = answer.await.unwrap_or_else(|_panic| panicked(text));
+        let response = answer.await.unwrap_or_else(|_panic| panicked(&named));
         trace_context::http_ended(response.status());
         response
     };
@@ -53,10 +68,8 @@ async fn answer(request: Request, next: Next) -> Response {
 }
 
 /// The answer to a request whose handler panicked, which was logged when it did.
-fn panicked(request_id: &str) -> Response {
-    let message = format!("internal error, logged under request id {request_id}");
-    let body = serde_json::json!({ "code": INTERNAL, "message": message });
-    (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+fn panicked(id: &RequestId) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, Json(id.internal_error())).into_response()
 }
 
 #[cfg(test)]

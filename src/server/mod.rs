@@ -282,6 +282,7 @@ impl Server {
             authenticator: Arc::clone(&authenticator),
             metrics: Arc::clone(&metrics),
         });
+        let files = http::with_request_ids(files);
         let external = grpc::external(grpc::External {
             authenticator: Arc::clone(&authenticator),
             accounts: directory.is_built_in().then(|| Arc::clone(&accounts)),

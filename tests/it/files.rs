@@ -4,7 +4,8 @@
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    Server,
+    Process, Server,
+    collector::Collector,
     files::{Form, bytes, fetch, get, upload},
 };
 
@@ -296,5 +297,33 @@ async fn the_longest_names_and_types_are_kept() {
         let got = get(http, &answer.path()).await;
         assert_eq!(got.status, 200);
         assert_eq!(got.header("content-type"), told);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_is_in_the_trace_of_its_caller() {
+    let collector = Collector::start().await;
+    let server = Process::with(&[("IM_TRACING__OTLP_ENDPOINT", &collector.url())]).await;
+    let alice = server.new_user().await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let answer = Form::default()
+        .with("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"))
+        .with("request_id", "upload-17")
+        .upload(server.addresses.http, &alice, b"x")
+        .await;
+    assert_eq!(answer.status, 200);
+    let span = collector
+        .span("the upload's span", |span| {
+            span.get("request_id").as_deref() == Some("upload-17") && span.name() == "http_request"
+        })
+        .await;
+    assert_eq!(span.trace(), trace);
+    for (key, value) in [
+        ("route", "/upload".to_owned()),
+        ("user", alice.user_id.to_string()),
+        ("device", alice.device_id.to_string()),
+        ("client", "127.0.0.1".to_owned()),
+    ] {
+        assert_eq!(span.get(key), Some(value), "{key}");
     }
 }

@@ -1,5 +1,4 @@
-//! How answers about files look: JSON with a code and a message, the HTTP status that the code has,
-//! and the id of the request in each.
+//! How answers about files look: JSON with a code and a message, and the HTTP status that the code has.
 
 use axum::{
     Json,
@@ -10,11 +9,8 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Code, Error},
-    telemetry::REQUEST_ID,
+    http::request::RequestId,
 };
-
-/// The code of an internal error, as `Output.code` has it.
-const INTERNAL: i32 = 13;
 
 /// Why a request is not done.
 #[derive(Debug)]
@@ -54,35 +50,25 @@ impl Refusal {
 }
 
 /// The answer to what is done.
-pub(super) fn success(id: HeaderValue, data: &Value) -> Response {
-    let body = json!({"code": 0, "message": "success", "data": data});
-    with_id(Json(body).into_response(), id)
+pub(super) fn success(data: &Value) -> Response {
+    Json(json!({"code": 0, "message": "success", "data": data})).into_response()
 }
 
 /// The answer to what is not. An internal error is logged here, once.
-pub(super) fn refused(id: HeaderValue, error: &Error, status: Option<StatusCode>) -> Response {
-    let (number, message) = match error.code() {
-        Some(code) => (code.number(), error.public_message().to_owned()),
+pub(super) fn refused(id: &RequestId, error: &Error, status: Option<StatusCode>) -> Response {
+    let body = match error.code() {
+        Some(code) => json!({"code": code.number(), "message": error.public_message()}),
         None => {
             tracing::error!(%error, trace = ?error.trace(), "a request failed");
-            let id = id.to_str().unwrap_or_default();
-            let message = format!("internal error, logged under request id {id}");
-            (INTERNAL, message)
+            id.internal_error()
         }
     };
-    let body = Json(json!({"code": number, "message": message}));
     let status = status.unwrap_or_else(|| status_of(error.code()));
-    let mut response = (status, body).into_response();
+    let mut response = (status, Json(body)).into_response();
     let no_store = HeaderValue::from_static("no-store");
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, no_store);
-    with_id(response, id)
-}
-
-/// Says to which request a response belongs.
-pub(super) fn with_id(mut response: Response, id: HeaderValue) -> Response {
-    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     body::{Body, to_bytes},
     extract::{Request, State},
     response::Response,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tracing::Instrument as _;
 
 use super::{
     Options,
@@ -20,9 +20,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     file::{Description, Key, label},
+    http::request::RequestId,
     id::UserId,
     limits::{FILE_REQUEST_BYTES_MAX, UPLOAD_STALL_MAX},
-    telemetry::request_id,
 };
 
 /// What is to be uploaded.
@@ -42,7 +42,11 @@ struct Done {
     key: String,
 }
 
-pub(super) async fn presign(State(options): State<Arc<Options>>, request: Request) -> Response {
+pub(super) async fn presign(
+    State(options): State<Arc<Options>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
     let work = async |owner, wish: Wish| {
         options.files.admit(owner)?;
         let sha256 = checksum(Some(wish.sha256.as_bytes()));
@@ -67,10 +71,14 @@ pub(super) async fn presign(State(options): State<Arc<Options>>, request: Reques
             "url": options.files.url(ticket.key),
         }))
     };
-    answer(&options, request, work).await
+    answer(&options, &id, request, work).await
 }
 
-pub(super) async fn complete(State(options): State<Arc<Options>>, request: Request) -> Response {
+pub(super) async fn complete(
+    State(options): State<Arc<Options>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
     // His upload was counted when he got the URL.
     let work = async |owner, done: Done| {
         let key = Key::parse(&done.key);
@@ -78,20 +86,16 @@ pub(super) async fn complete(State(options): State<Arc<Options>>, request: Reque
         let file = options.files.complete(owner, key).await?;
         Ok(json!({"url": options.files.url(file.key)}))
     };
-    answer(&options, request, work).await
+    answer(&options, &id, request, work).await
 }
 
 /// Answers a request with a JSON body by what `work` gives.
 async fn answer<T: DeserializeOwned>(
     options: &Options,
+    id: &RequestId,
     request: Request,
     work: impl AsyncFnOnce(UserId, T) -> Result<Value>,
 ) -> Response {
-    let id = request_id(request.headers());
-    let span = tracing::info_span!(
-        "direct_upload",
-        request_id = id.to_str().unwrap_or_default()
-    );
     let (request, body) = request.into_parts();
     let worked = async {
         let owner = match options.who(&request.headers).await {
@@ -103,8 +107,8 @@ async fn answer<T: DeserializeOwned>(
         };
         Ok::<_, Refusal>(work(owner, read(body).await?).await?)
     };
-    match worked.instrument(span).await {
-        Ok(data) => answer::success(id, &data),
+    match worked.await {
+        Ok(data) => answer::success(&data),
         Err(refusal) => {
             let (status, error) = refusal.into_error();
             answer::refused(id, &error, status)

@@ -3,16 +3,15 @@
 use std::{fmt::Write as _, ops::Range, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, Request, State},
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use tracing::Instrument as _;
 
 use super::{
-    Options,
-    answer::{self, with_id},
+    Options, answer,
     range::{Validators, Wanted},
 };
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
         File, Files, Key,
         label::{self, Treatment},
     },
-    telemetry::request_id,
+    http::request::RequestId,
 };
 
 /// A key says nothing of a file but which it is, and that never changes.
@@ -31,17 +30,15 @@ const POLICY: &str = "default-src 'none'; sandbox";
 
 pub(super) async fn download(
     State(options): State<Arc<Options>>,
+    Extension(id): Extension<RequestId>,
     Path(key): Path<String>,
     request: Request,
 ) -> Response {
-    let id = request_id(request.headers());
-    let span = tracing::info_span!("download", request_id = id.to_str().unwrap_or_default());
     let (request, _) = request.into_parts();
     let answer = get(&options.files, &key, &request.method, &request.headers);
-    match answer.instrument(span).await {
-        Ok(response) => with_id(response, id),
-        Err(error) => answer::refused(id, &error, None),
-    }
+    answer
+        .await
+        .unwrap_or_else(|error| answer::refused(&id, &error, None))
 }
 
 async fn get(files: &Files, key: &str, method: &Method, headers: &HeaderMap) -> Result<Response> {

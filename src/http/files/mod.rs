@@ -8,6 +8,7 @@ use axum::{
     routing::{get, post},
 };
 use http::HeaderMap;
+use tracing::Span;
 
 use crate::{
     auth::Authenticator,
@@ -36,7 +37,7 @@ pub struct Options {
     pub metrics: Arc<Metrics>,
 }
 
-/// `/upload` and `/file`.
+/// `/upload` and `/file`; they need [`with_request_ids`](super::with_request_ids) around them.
 pub fn routes(options: Options) -> Router {
     Router::new()
         .route("/upload", post(upload::upload))
@@ -70,6 +71,9 @@ impl Options {
         let claim = (|| Some((id("user_id")?, id("device_id")?, text("token")?)))();
         let (user, device, token) = claim.ok_or_else(Error::sign_in_again)?;
         let (user, device) = (UserId(user), DeviceId(device));
+        let span = Span::current();
+        span.record("user", user.get());
+        span.record("device", device.get());
         self.authenticator.authorize(user, device, token).await?;
         Ok(user)
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Request, State},
     response::Response,
 };
 use http::{HeaderMap, HeaderValue, header::CONTENT_LENGTH};
 use serde_json::json;
-use tracing::Instrument as _;
 
 use super::{
     Options,
@@ -20,25 +20,23 @@ use super::{
 use crate::{
     error::{Error, Result},
     file::{Description, Digest, Key, label, upload::Upload},
+    http::request::RequestId,
     id::UserId,
     limits::UPLOAD_OVERHEAD_BYTES_MAX,
-    telemetry::request_id,
 };
 
 /// The field that is the file; others are passed over.
 const FIELD: &str = "file";
 const CHECKSUM: &str = "x-checksum-sha256";
 
-pub(super) async fn upload(State(options): State<Arc<Options>>, request: Request) -> Response {
-    let id = request_id(request.headers());
-    let span = tracing::info_span!("upload", request_id = id.to_str().unwrap_or_default());
-    answer_upload(&options, id, request).instrument(span).await
-}
-
-async fn answer_upload(options: &Options, id: HeaderValue, request: Request) -> Response {
+pub(super) async fn upload(
+    State(options): State<Arc<Options>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
     let (request, mut body) = request.into_parts();
     let received = tokio::select! {
-        received = receive(options, &request.headers, &mut body) => received,
+        received = receive(&options, &request.headers, &mut body) => received,
         () = options.files.drained() => {
             Err(Error::try_again("the server is about to stop").into())
         }
@@ -46,7 +44,7 @@ async fn answer_upload(options: &Options, id: HeaderValue, request: Request) -> 
     let refusal = match received {
         Ok(key) => {
             options.metrics.upload_done(&Ok::<_, Error>(()));
-            return answer::success(id, &json!({"url": options.files.url(key)}));
+            return answer::success(&json!({"url": options.files.url(key)}));
         }
         Err(refusal) => refusal,
     };
@@ -60,7 +58,7 @@ async fn answer_upload(options: &Options, id: HeaderValue, request: Request) -> 
     if is_read {
         linger(&options.files, &request.headers, body);
     }
-    let response = answer::refused(id, &error, status);
+    let response = answer::refused(&id, &error, status);
     if !is_counted {
         options.metrics.upload_done(&Err::<(), _>(error));
     }
