@@ -320,6 +320,8 @@ pub const HTTP_HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long an HTTP connection may stay open before its first request.
 pub const HTTP_FIRST_REQUEST_MAX: Duration = Duration::from_secs(30);
 const _: () = assert!(HTTP_HEAD_MAX.as_millis() < HTTP_FIRST_REQUEST_MAX.as_millis());
+/// How long an HTTP client may take nothing of what is sent to it.
+pub const HTTP_WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// Bytes of an HTTP/1.1 connection's buffer; the head of a request must fit.
 pub const HTTP_BUFFER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request that are read after its answer is known, so that its client comes to read it.

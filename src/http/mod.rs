@@ -30,6 +30,7 @@ mod origins;
 mod request;
 mod rest;
 mod serve;
+mod stall;
 
 pub use origins::Origins;
 pub use request::with_request_ids;

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
@@ -25,11 +26,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     config::Networks,
+    http::stall::StallGuard,
     lifecycle::Tasks,
     limits::{
         HTTP_BUFFER_BYTES_MAX, HTTP_DRAIN_MAX, HTTP_FIRST_REQUEST_MAX, HTTP_HEAD_MAX,
-        HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_BYTES_MAX, HTTP2_PING_INTERVAL,
-        HTTP2_PING_TIMEOUT, HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
+        HTTP_WRITE_STALL_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_BYTES_MAX,
+        HTTP2_PING_INTERVAL, HTTP2_PING_TIMEOUT, HTTP2_STREAM_WINDOW_BYTES, HTTP2_STREAMS_MAX,
     },
     listen::Listener,
     proxy::forwarded::Proxies,
@@ -41,6 +43,16 @@ use crate::{
 /// `tonic::Request::remote_addr`: the peer's, or what one of `proxies` says it is. An upgraded connection downcasts to `TokioIo<TcpStream>`; it is
 /// no longer tracked here.
 pub async fn serve(listener: Listener, router: Router, proxies: Networks, tasks: Tasks) {
+    serve_within(HTTP_WRITE_STALL_MAX, listener, router, proxies, tasks).await;
+}
+
+async fn serve_within(
+    stall_max: Duration,
+    listener: Listener,
+    router: Router,
+    proxies: Networks,
+    tasks: Tasks,
+) {
     let proxies = Arc::new(Proxies::new(proxies));
     let router = router.layer(CatchPanicLayer::new());
     let builder = Arc::new(builder(&tasks));
@@ -53,6 +65,7 @@ pub async fn serve(listener: Listener, router: Router, proxies: Networks, tasks:
                 router: router.clone(),
                 proxies: Arc::clone(&proxies),
                 tasks: connections.clone(),
+                stall_max,
                 local,
                 peer,
             };
@@ -98,12 +111,20 @@ struct Connection {
     router: Router,
     proxies: Arc<Proxies>,
     tasks: Tasks,
+    stall_max: Duration,
     local: SocketAddr,
     peer: SocketAddr,
 }
 
 impl Connection {
     async fn run(self, stream: TcpStream) {
+        let guard = match StallGuard::new(&stream, self.stall_max) {
+            Ok(guard) => guard,
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "an HTTP connection was not served");
+                return;
+            }
+        };
         let asked = AtomicBool::new(false);
         let service = service_fn(|request| {
             asked.store(true, Ordering::Relaxed);
@@ -128,6 +149,7 @@ impl Connection {
                 connection.await
             }
         };
+        drop(guard);
         if let Err(error) = result {
             // A client that went away or spoke nonsense is no fault of the server.
             tracing::debug!(peer = %self.peer, %error, "an HTTP connection ended early");
@@ -170,6 +192,7 @@ mod tests {
         sync::Notify,
         time::timeout,
     };
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -271,9 +294,44 @@ mod tests {
         tasks.stop().cancel();
         timeout(SOON, tasks.finished()).await.expect("all ended");
         let mut socket = pieces.io.into_inner();
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket2::SockRef::from(&socket).tcp_user_timeout().unwrap(),
+            None
+        );
         socket.write_all(b"late").await.expect("still open");
         drop(socket);
         assert!(answer(client).await.ends_with("late"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_whose_client_takes_nothing_is_ended() {
+        let ended = CancellationToken::new();
+        let gone = ended.clone();
+        let endless = get(move || async move {
+            let held = gone.drop_guard();
+            let pieces = futures_util::stream::repeat_with(move || {
+                let _held = &held;
+                Ok::<_, Infallible>([7; 16 * 1024].to_vec())
+            });
+            Body::from_stream(pieces)
+        });
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let listener = Listener::bind("listen.http", any).expect("a free port");
+        let (address, tasks) = (listener.address(), Tasks::default());
+        let router = Router::new().route("/endless", endless);
+        tasks.spawn(serve_within(
+            Duration::from_millis(500),
+            listener,
+            router,
+            Networks::default(),
+            tasks.clone(),
+        ));
+        let client = send(address, "/endless").await;
+        let ended = timeout(Duration::from_secs(60), ended.cancelled()).await;
+        ended.expect("what the answer came from is let go");
+        drop(client);
     }
 
     #[tokio::test(start_paused = true)]
