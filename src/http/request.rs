@@ -41,7 +41,7 @@ async fn answer(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let text = id.to_str().unwrap_or_default();
     let route = request.extensions().get::<MatchedPath>();
-    let span = tracing::info_span!(
+    let span = tracing::error_span!(
         "http_request",
         request_id = text,
         method = request.method().as_str(),
