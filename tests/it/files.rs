@@ -314,12 +314,12 @@ async fn an_upload_is_in_the_trace_of_its_caller() {
     assert_eq!(answer.status, 200);
     let span = collector
         .span("the upload's span", |span| {
-            span.get("request_id").as_deref() == Some("upload-17") && span.name() == "http_request"
+            span.get("request_id").as_deref() == Some("upload-17") && span.name() == "POST /upload"
         })
         .await;
     assert_eq!(span.trace(), trace);
     for (key, value) in [
-        ("route", "/upload".to_owned()),
+        ("http.route", "/upload".to_owned()),
         ("user", alice.user_id.to_string()),
         ("device", alice.device_id.to_string()),
         ("client", "127.0.0.1".to_owned()),

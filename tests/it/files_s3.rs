@@ -207,7 +207,7 @@ async fn a_direct_upload_is_counted_once() {
     for _ in 0..2 {
         assert_eq!(complete(&server, &alice, &ticket).await.0, 200);
     }
-    let form = Form::default();
-    let another = form.upload(server.addresses.http, &alice, b"x").await;
+    let http = server.addresses.http;
+    let another = Form::default().upload(http, &alice, b"x").await;
     assert_eq!((another.status, another.code()), (429, 10003));
 }
