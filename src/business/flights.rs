@@ -13,6 +13,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::{
@@ -60,8 +61,9 @@ where
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
-        let mut under_way = self.lock();
         let mut joined = HashMap::new();
+        let mut starting = Vec::new();
+        let mut under_way = self.lock();
         let mut lacking = Vec::new();
         for key in keys {
             match under_way.flights.get(key) {
@@ -74,11 +76,18 @@ where
         for keys in lacking.chunks(keys_max) {
             let id = under_way.next;
             under_way.next += 1;
-            let flight = self.start(id, keys.to_vec(), call(keys.to_vec()));
+            let (answered, answer) = oneshot::channel();
+            let flight = flight(answer);
             for key in keys {
                 under_way.flights.insert(*key, (id, flight.clone()));
             }
             joined.insert(id, flight);
+            starting.push((id, keys, answered));
+        }
+        drop(under_way);
+        // A runtime that is shutting down drops a task while it is spawned, and its landing locks.
+        for (id, keys, answered) in starting {
+            self.start(id, keys.to_vec(), call(keys.to_vec()), answered);
         }
         joined.into_values().collect()
     }
@@ -89,7 +98,7 @@ where
         self.lock().flights.retain(|key, _| !outdated(key));
     }
 
-    fn start<F>(&self, id: u64, keys: Vec<K>, call: F) -> Flight<V>
+    fn start<F>(&self, id: u64, keys: Vec<K>, call: F, answered: oneshot::Sender<Result<V>>)
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
@@ -100,21 +109,16 @@ where
         };
         let stop = self.tasks.stop().clone();
         let call = async move {
-            let _landing = landing;
+            let answered = answered;
+            let landing = landing;
             // At the stop nobody waits any more.
-            stop.run_until_cancelled(call)
-                .await
-                .unwrap_or_else(|| Err(Error::try_again("the server stops, try again later")))
+            let answer = stop.run_until_cancelled(call).await;
+            let stopped = || Err(Error::try_again("the server stops, try again later"));
+            drop(landing);
+            // Everybody may have given up waiting.
+            let _nobody_waits = answered.send(answer.unwrap_or_else(stopped));
         };
-        let task = self.tasks.spawn(call.in_current_span());
-        async move {
-            match task.await {
-                Ok(answer) => answer.map_err(Arc::new),
-                Err(_) => Err(Arc::new(Error::internal("a call was cut off"))),
-            }
-        }
-        .boxed()
-        .shared()
+        self.tasks.spawn(call.in_current_span());
     }
 
     fn lock(&self) -> MutexGuard<'_, UnderWay<K, V>> {
@@ -128,6 +132,16 @@ impl<K, V> fmt::Debug for Flights<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flights").finish_non_exhaustive()
     }
+}
+
+fn flight<V: Clone + Send + Sync + 'static>(answer: oneshot::Receiver<Result<V>>) -> Flight<V> {
+    let answer = async move {
+        match answer.await {
+            Ok(answer) => answer.map_err(Arc::new),
+            Err(_) => Err(Arc::new(Error::internal("a call was cut off"))),
+        }
+    };
+    answer.boxed().shared()
 }
 
 /// A flight, listed until this is dropped.
@@ -159,6 +173,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
+    use futures_util::FutureExt;
     use tokio::sync::Semaphore;
 
     use super::{Error, Flight, Flights, Result, Tasks};
@@ -237,6 +252,22 @@ mod tests {
         tasks.stop().cancel();
         let error = hang[0].clone().await.unwrap_err();
         assert!(error.is(Code::TryAgain));
+        assert!(flights.lock().flights.is_empty());
+    }
+
+    #[test]
+    fn a_runtime_that_is_shut_down_hinders_nobody() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.build().unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let _entered = handle.enter();
+        let flights = Flights::<i64, ()>::new(Tasks::default());
+        let [never] = &flights.join(&[1], 1, |_| std::future::pending())[..] else {
+            panic!("one flight");
+        };
+        let answer = never.clone().now_or_never().expect("an answer at once");
+        assert_eq!(answer.unwrap_err().code(), None);
         assert!(flights.lock().flights.is_empty());
     }
 }
