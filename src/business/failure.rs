@@ -24,12 +24,10 @@ pub(super) enum Asked {
 /// Whether the business server did not answer: it is away, hangs, or the connection broke.
 pub(super) fn is_no_answer(status: &Status) -> bool {
     use std::error::Error as _;
-    // What the transport reports has a source; what a server sent has none.
+    // What the transport reports has a source, also that a call was cancelled or took too long; what
+    // a server sent has none.
     let code = status.code();
-    matches!(
-        code,
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
-    ) || status.source().is_some()
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
 }
 
 /// The error that a status means to whoever had the business server `asked`.
@@ -111,6 +109,7 @@ mod tests {
             (Code::NotFound, Some(NoSuchUser), Some(NoSuchUser)),
             (Code::Unavailable, Some(TryAgain), Some(TryAgain)),
             (Code::DeadlineExceeded, Some(TryAgain), Some(TryAgain)),
+            (Code::Cancelled, None, None),
             (Code::PermissionDenied, None, None),
             (Code::ResourceExhausted, None, None),
             (Code::Internal, None, None),
@@ -135,9 +134,14 @@ mod tests {
     #[test]
     fn broken_connection_is_no_answer() {
         let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        let status = Status::from_error(Box::new(broken));
-        assert!(is_no_answer(&status), "{status:?}");
-        assert!(error(&status, Asked::Token).is(error::Code::TryAgain));
+        for status in [
+            Status::from_error(Box::new(broken)),
+            // A CANCELLED of our own side.
+            Status::from_error(Box::new(tonic::TimeoutExpired(()))),
+        ] {
+            assert!(is_no_answer(&status), "{status:?}");
+            assert!(error(&status, Asked::Token).is(error::Code::TryAgain));
+        }
     }
 
     #[test]
