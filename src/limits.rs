@@ -456,7 +456,8 @@ const _: () = assert!(
     GET_USERS_MAX * USER_BYTES_MAX <= 4 * 1024 * 1024,
     "gRPC clients take answers of 4 MiB"
 );
-/// Profiles that are past `users.profile_cache_s` and would all do: how long a newer answer is waited for.
+/// How long the business server is waited for about profiles that can be done without: those that are
+/// past `users.profile_cache_s`, where all are remembered, and those of senders of stored messages.
 pub const PROFILE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a profile may stand in where the business server does not answer.
 pub const PROFILE_FALLBACK_MAX: Duration = Duration::from_secs(24 * 3_600);

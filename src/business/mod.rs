@@ -6,7 +6,7 @@
 //! not waited for by everybody: calls have a deadline, a bounded number runs and waits, and after
 //! failures in a row they are not made at all, but for a probe every second.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::Future, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
@@ -34,7 +34,19 @@ use wire::Wire;
 pub struct Business {
     wire: Arc<Wire>,
     auths: Flights<Shown, ()>,
-    lookups: Flights<UserId, Arc<HashMap<UserId, pb::User>>>,
+    lookups: Flights<UserId, Found>,
+    /// Apart from the look-ups: nothing is kept of what they bring.
+    checks: Flights<UserId, Arc<[UserId]>>,
+}
+
+/// Those that the business server knows of the users it was asked about.
+pub type Found = Arc<HashMap<UserId, pb::User>>;
+
+/// A call about users that is to be made.
+#[derive(Debug)]
+pub struct LookUp {
+    wire: Arc<Wire>,
+    users: Vec<UserId>,
 }
 
 /// A token as it was shown; its hash stands for it.
@@ -56,7 +68,8 @@ impl Business {
         Ok(Arc::new(Self {
             wire: Arc::new(Wire::new(endpoint, metrics)?),
             auths: Flights::new(tasks.clone()),
-            lookups: Flights::new(tasks),
+            lookups: Flights::new(tasks.clone()),
+            checks: Flights::new(tasks),
         }))
     }
 
@@ -92,26 +105,26 @@ impl Business {
     }
 
     /// The profiles of those of `users` that the business server knows, tidied to what the contract
-    /// allows.
+    /// allows. Each call is made by `call`, to its end though nobody may wait any more: what is to be
+    /// kept of it is kept there.
     ///
     /// # Errors
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) when it does not answer in time, an internal
-    /// error when it fails. What it said of some is lost then.
-    pub async fn users(&self, users: &[UserId]) -> Result<HashMap<UserId, pb::User>> {
-        let mut wanted = users.to_vec();
-        wanted.sort_unstable();
-        wanted.dedup();
+    /// error when it fails. What it said of some is then had by `call` alone.
+    pub async fn users<F>(
+        &self,
+        users: &[UserId],
+        call: impl Fn(LookUp) -> F,
+    ) -> Result<HashMap<UserId, pb::User>>
+    where
+        F: Future<Output = Result<Found>> + Send + 'static,
+    {
+        let wanted = ascending(users);
         let flights = self
             .lookups
             .join(&wanted, BUSINESS_USERS_PER_CALL_MAX, |users| {
                 let wire = Arc::clone(&self.wire);
-                async move {
-                    let mut found = wire.users(users).await?;
-                    found
-                        .iter_mut()
-                        .for_each(|(user, found)| tidy(*user, found));
-                    Ok(Arc::new(found))
-                }
+                call(LookUp { wire, users })
             });
         let mut found = HashMap::with_capacity(wanted.len());
         for flight in flights {
@@ -124,18 +137,71 @@ impl Business {
         Ok(found)
     }
 
+    /// Those of `users` that the business server knows, ascending.
+    ///
+    /// # Errors
+    /// As [`Self::users`].
+    pub async fn existing(&self, users: &[UserId]) -> Result<Vec<UserId>> {
+        let wanted = ascending(users);
+        let flights = self
+            .checks
+            .join(&wanted, BUSINESS_USERS_PER_CALL_MAX, |users| {
+                let wire = Arc::clone(&self.wire);
+                async move { Ok(wire.users(users).await?.into_keys().collect()) }
+            });
+        let mut existing = Vec::with_capacity(wanted.len());
+        for flight in flights {
+            let known = flight.await.map_err(|error| error.duplicate())?;
+            let asked_for = known
+                .iter()
+                .filter(|user| wanted.binary_search(user).is_ok());
+            existing.extend(asked_for);
+        }
+        existing.sort_unstable();
+        Ok(existing)
+    }
+
     /// Lets nobody share a call that began before `user` changed at the business server. To be called
     /// before what is remembered of him is dropped.
     pub fn outdated(&self, user: UserId) {
         self.auths.forget(|shown| shown.user == user);
         self.lookups.forget(|looked_up| *looked_up == user);
+        self.checks.forget(|checked| *checked == user);
     }
 
     /// As [`Self::outdated`], of everybody: changes may have been missed.
     pub fn forget(&self) {
         self.auths.forget(|_| true);
         self.lookups.forget(|_| true);
+        self.checks.forget(|_| true);
     }
+}
+
+impl LookUp {
+    /// Whom it is about.
+    #[must_use]
+    pub fn users(&self) -> &[UserId] {
+        &self.users
+    }
+
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// As [`Business::users`].
+    pub async fn answer(self) -> Result<Found> {
+        let mut found = self.wire.users(self.users).await?;
+        found
+            .iter_mut()
+            .for_each(|(user, found)| tidy(*user, found));
+        Ok(Arc::new(found))
+    }
+}
+
+fn ascending(users: &[UserId]) -> Vec<UserId> {
+    let mut users = users.to_vec();
+    users.sort_unstable();
+    users.dedup();
+    users
 }
 
 /// Brings a foreign profile into the bounds that everything here relies on: a message must fit its

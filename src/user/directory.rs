@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::remote::{Answer, Remote};
 use crate::{
     business::Business,
-    cache::{Cache, Load},
+    cache::Cache,
     delivery::{bridge::News, router::Router},
     error::{Error, Result},
     id::UserId,
@@ -53,7 +53,11 @@ impl Directory {
     /// The directory of the accounts in `store`, which remembers nothing for longer than `ttl`.
     #[must_use]
     pub fn new(store: Store, router: Arc<Router>, ttl: Duration) -> Self {
-        Self::of(Source::Accounts(store), router, ttl)
+        Self {
+            source: Source::Accounts(store),
+            router,
+            profiles: cache(ttl),
+        }
     }
 
     /// The directory of accounts that are not in this server's database, but at a business server,
@@ -61,17 +65,14 @@ impl Directory {
     /// empty profile.
     #[must_use]
     pub fn elsewhere(business: Option<Arc<Business>>, router: Arc<Router>, ttl: Duration) -> Self {
+        let profiles = cache(ttl);
         let source = business.map_or(Source::Nobody, |business| {
-            Source::Remote(Remote::new(business))
+            Source::Remote(Remote::new(business, Arc::clone(&profiles)))
         });
-        Self::of(source, router, ttl)
-    }
-
-    fn of(source: Source, router: Arc<Router>, ttl: Duration) -> Self {
         Self {
             source,
             router,
-            profiles: Arc::new(Cache::new(PROFILES_CACHED_MAX, ttl)),
+            profiles,
         }
     }
 
@@ -106,7 +107,8 @@ impl Directory {
     }
 
     /// The profiles of the senders of messages that are stored. A message is not held back for want
-    /// of its sender's name: where the business server cannot say, who is not remembered is left out.
+    /// of its sender's name: where the business server cannot say, or not within
+    /// [`PROFILE_PATIENCE`](crate::limits::PROFILE_PATIENCE), who is not remembered is left out.
     ///
     /// # Errors
     /// [`Code::TryAgain`](crate::error::Code::TryAgain) when the database does not answer.
@@ -116,7 +118,7 @@ impl Directory {
         };
         let (mut found, missing) = self.cached(users);
         if !missing.is_empty() {
-            found.extend(match self.ask(remote, &missing).await {
+            found.extend(match remote.profiles_soon(&missing).await {
                 Answer::Fresh(profiles) => profiles,
                 Answer::Remembered(profiles, error) => {
                     unless_away(&error);
@@ -203,7 +205,7 @@ impl Directory {
     async fn look_up(&self, users: &[UserId]) -> Result<HashMap<UserId, Arc<Profile>>> {
         match &self.source {
             Source::Accounts(store) => self.read(store, users).await,
-            Source::Remote(remote) => match self.ask(remote, users).await {
+            Source::Remote(remote) => match remote.profiles(users).await {
                 Answer::Fresh(profiles) => Ok(profiles),
                 // All of them are known to be there, and nothing else is asked.
                 Answer::Remembered(profiles, error) if profiles.len() == users.len() => {
@@ -217,9 +219,10 @@ impl Directory {
     }
 
     async fn read(&self, store: &Store, users: &[UserId]) -> Result<HashMap<UserId, Arc<Profile>>> {
-        let loads = self.loads(users);
+        let load = |user: &UserId| (*user, self.profiles.load(*user));
+        let loads: Vec<_> = users.iter().map(load).collect();
         let rows = within_deadline(store::user::profiles(store.reader(), users)).await?;
-        let found = rows
+        let found: HashMap<_, _> = rows
             .into_iter()
             .map(|(id, nickname, sex, avatar_url, extra)| {
                 let profile = Profile {
@@ -231,34 +234,17 @@ impl Directory {
                 (UserId(id), Arc::new(profile))
             })
             .collect();
-        keep(loads, &found);
-        Ok(found)
-    }
-
-    async fn ask(&self, remote: &Remote, users: &[UserId]) -> Answer {
-        let loads = self.loads(users);
-        let answer = remote.profiles(users).await;
-        if let Answer::Fresh(profiles) = &answer {
-            keep(loads, profiles);
+        for (user, load) in loads {
+            if let Some(profile) = found.get(&user) {
+                load.keep(Arc::clone(profile));
+            }
         }
-        answer
-    }
-
-    fn loads(&self, users: &[UserId]) -> Vec<(UserId, Load<'_, UserId, Arc<Profile>>)> {
-        let load = |user: &UserId| (*user, self.profiles.load(*user));
-        users.iter().map(load).collect()
+        Ok(found)
     }
 }
 
-fn keep(
-    loads: Vec<(UserId, Load<'_, UserId, Arc<Profile>>)>,
-    found: &HashMap<UserId, Arc<Profile>>,
-) {
-    for (user, load) in loads {
-        if let Some(profile) = found.get(&user) {
-            load.keep(Arc::clone(profile));
-        }
-    }
+fn cache(ttl: Duration) -> Arc<Cache<UserId, Arc<Profile>>> {
+    Arc::new(Cache::new(PROFILES_CACHED_MAX, ttl))
 }
 
 /// Logs a failure that no answer tells of, because remembered profiles stood in; that the business
