@@ -19,7 +19,10 @@ use crate::{
     delivery::{push::Template, topic::Topic},
     error::{Code, Error, Result},
     id::{DeviceId, MessageId, Owner, Seq, UserId},
-    limits::{CONTENT_BYTES_MAX, LARGE_JOB_CHUNK, PUSH_USERS_MAX, SEND_DEADLINE},
+    limits::{
+        BUSINESS_USERS_AT_ONCE_MAX, CONTENT_BYTES_MAX, LARGE_JOB_CHUNK, PUSH_USERS_MAX,
+        SEND_DEADLINE,
+    },
     pb::{self, MessageType, ReceiverType},
     store::{self, append::To, within_deadline},
     telemetry::Cause,
@@ -130,11 +133,12 @@ impl Messages {
         since: Instant,
     ) -> Result<Pushed> {
         let store = &self.options.store;
-        let mut lacking = self.options.directory.existing(&users).await?;
+        let mut lacking = users;
         let (mut stored, lacking) = within_deadline(async {
             let first = append::find_repeat(store, &message, None).await?;
             let first = first.map(|first| first.message_id);
-            // What an earlier attempt has done takes no turn of the writer again.
+            // What an earlier attempt has done takes no turn of the writer again, and nobody is asked
+            // about it.
             if let Some(first) = first {
                 let have = store::timeline::users_with(store.reader(), first).await?;
                 lacking.retain(|user| have.binary_search(user).is_err());
@@ -142,26 +146,31 @@ impl Messages {
             Ok((first, lacking))
         })
         .await?;
-        for part in lacking.chunks(LARGE_JOB_CHUNK) {
-            self.options.router.has_room().await;
-            let part = Append {
-                message: message.clone(),
-                to: To::Rest {
-                    owners: part.iter().copied().map(Owner::User).collect(),
-                    message: stored,
-                },
-                answer_owner: None,
-                profile: Arc::default(),
-            };
-            let is_first = stored.is_none();
-            let placed = self.append_part(part, since).await;
-            stored = Some(placed.map_err(|error| if is_first { error } else { not_all(error) })?);
+        let mut repeated = true;
+        // Whether they exist is asked by parts too: what takes too long for one attempt is done by
+        // several.
+        for asked in lacking.chunks(BUSINESS_USERS_AT_ONCE_MAX) {
+            let existing = self.options.directory.existing(asked).await?;
+            for part in existing.chunks(LARGE_JOB_CHUNK) {
+                self.options.router.has_room().await;
+                let part = Append {
+                    message: message.clone(),
+                    to: To::Rest {
+                        owners: part.iter().copied().map(Owner::User).collect(),
+                        message: stored,
+                    },
+                    answer_owner: None,
+                    profile: Arc::default(),
+                };
+                let is_first = stored.is_none();
+                let placed = self.append_part(part, since).await;
+                let placed = placed.map_err(|error| if is_first { error } else { not_all(error) });
+                stored = Some(placed?);
+                repeated = false;
+            }
         }
         let message = stored.ok_or_else(no_such_user)?;
-        Ok(Pushed {
-            message,
-            repeated: lacking.is_empty(),
-        })
+        Ok(Pushed { message, repeated })
     }
 
     async fn append_part(&self, part: Append, since: Instant) -> Result<MessageId> {
