@@ -34,11 +34,6 @@ pub fn claims(user_id: i64) -> Value {
     json!({ "sub": user_id.to_string(), "iat": now_s(), "exp": now_s() + 3_600 })
 }
 
-/// Claims of a user that hold for so many seconds, at least.
-pub fn claims_for(user_id: i64, seconds: i64) -> Value {
-    json!({ "sub": user_id, "exp": now_s() + 1 + seconds })
-}
-
 /// A token that the business has signed with the secret.
 pub fn signed(claims: &Value) -> String {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
