@@ -89,6 +89,7 @@ mod rate;
 mod remote_users;
 mod remote_users_away;
 mod remote_users_errors;
+mod remote_users_slow;
 mod replaced;
 mod request_id_in_logs;
 mod request_ids;
