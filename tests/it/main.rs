@@ -32,6 +32,7 @@ mod cluster_retry;
 mod cluster_revocation;
 mod cluster_rolling_restart;
 mod cluster_rooms;
+mod cluster_users;
 mod codes;
 mod config;
 mod connection_sign_in;
