@@ -157,8 +157,8 @@ pub(crate) async fn of_groups(conn: &impl Conn, messages: &[MessageId]) -> Outco
     Ok(found.into_iter().map(of_group).filter(mentions).collect())
 }
 
-/// Those of `users` who are in a large group and of whom no device has acknowledged its timeline up to
-/// `seq`, ascending.
+/// Those of `users` who are in a large group, were in it before `seq`, and of whom no device has
+/// acknowledged its timeline up to there, ascending. Who joined later cannot read what stands there.
 ///
 /// # Errors
 /// What the database answers.
@@ -186,6 +186,7 @@ pub(crate) async fn members_behind(
         .select_only()
         .column(C::UserId)
         .filter(C::GroupId.eq(group.get()))
+        .filter(C::JoinSeq.lt(seq.get()))
         .filter(C::UserId.is_in(padded(users.iter().map(|user| user.get()))))
         .filter(Expr::exists(acknowledged).not())
         .order_by_asc(C::UserId)
@@ -195,23 +196,34 @@ pub(crate) async fn members_behind(
     Ok(ids.into_iter().map(UserId).collect())
 }
 
-/// Puts events in the place of checks.
+/// Puts events in the place of checks. False, and nothing is changed, when not all of those are there
+/// any more: another instance has seen to them.
 ///
 /// # Errors
 /// What the database answers.
-pub(crate) async fn replace(store: &Store, checks: &[Check], events: &[New]) -> Outcome<()> {
+pub(crate) async fn replace(store: &Store, checks: &[Check], events: &[New]) -> Outcome<bool> {
+    let mut deleted = 0;
     let mut tx = store.begin_raw().await?;
     tx.wrote(checks.len() + events.len());
-    for checks in checks.chunks(STATEMENT_ROWS) {
+    for some in checks.chunks(STATEMENT_ROWS) {
         // By both columns, which are the key; no two messages have one id.
-        let due = checks.iter().map(|check| check.due_at);
-        let messages = checks.iter().map(|check| check.message_id);
-        undelivered_check::Entity::delete_many()
+        let due = some.iter().map(|check| check.due_at);
+        let messages = some.iter().map(|check| check.message_id);
+        let result = undelivered_check::Entity::delete_many()
             .filter(undelivered_check::Column::DueAt.is_in(padded(due)))
             .filter(undelivered_check::Column::MessageId.is_in(padded(messages)))
             .exec(tx.conn())
             .await?;
+        deleted += result.rows_affected;
+    }
+    if deleted != checks.len() as u64 {
+        return Ok(false);
     }
     outbox::insert(tx.conn(), events).await?;
-    tx.commit_raw().await
+    tx.commit_raw().await?;
+    Ok(true)
 }
+
+#[cfg(test)]
+#[path = "undelivered_tests.rs"]
+mod tests;

@@ -36,7 +36,7 @@ pub(super) async fn run(store: &Store, clock: &dyn Clock, outbox: &Outbox) {
     }
 }
 
-/// Looks at some that are due; how many.
+/// Looks at some that are due; how many, or none where another instance is about the same.
 async fn look(store: &Store, now_ms: i64, outbox: &Outbox) -> Outcome<usize> {
     let max = UNDELIVERED_CHECKS_MAX as u64;
     let due = store::attempt(undelivered::due(store.reader(), now_ms, max)).await?;
@@ -54,7 +54,9 @@ async fn look(store: &Store, now_ms: i64, outbox: &Outbox) -> Outcome<usize> {
         let message = MessageId(check.message_id);
         let users = receivers.remove(&message).unwrap_or_default();
         if !events.is_empty() && events.len() + users.len() > UNDELIVERED_EVENTS_CHUNK {
-            replace(store, &mut checks, &mut events).await?;
+            if !replace(store, &mut checks, &mut events).await? {
+                return Ok(0);
+            }
         }
         checks.push(check.clone());
         events.extend(users.into_iter().map(|user| New {
@@ -65,16 +67,21 @@ async fn look(store: &Store, now_ms: i64, outbox: &Outbox) -> Outcome<usize> {
             created_at: now_ms,
         }));
     }
-    replace(store, &mut checks, &mut events).await?;
+    if !replace(store, &mut checks, &mut events).await? {
+        return Ok(0);
+    }
     outbox.written();
     Ok(due.len())
 }
 
-async fn replace(store: &Store, checks: &mut Vec<Check>, events: &mut Vec<New>) -> Outcome<()> {
-    store::attempt(undelivered::replace(store, checks, events)).await?;
+async fn replace(store: &Store, checks: &mut Vec<Check>, events: &mut Vec<New>) -> Outcome<bool> {
+    let is_replaced = store::attempt(undelivered::replace(store, checks, events)).await?;
+    if !is_replaced {
+        tracing::debug!("another instance has seen to messages that were looked at");
+    }
     checks.clear();
     events.clear();
-    Ok(())
+    Ok(is_replaced)
 }
 
 /// Who was to be given messages and has not acknowledged them.
