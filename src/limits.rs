@@ -619,6 +619,8 @@ pub const INSTANCE_BEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// An instance that has not said so for this long is dead.
 pub const INSTANCE_DEAD_AFTER: Duration = Duration::from_secs(20);
 const _: () = assert!(3 * INSTANCE_BEAT_INTERVAL.as_millis() < INSTANCE_DEAD_AFTER.as_millis());
+/// How often it is looked for devices of instances that are not listed: it reads all that is online.
+pub const UNLISTED_LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// Sessions that are written down or struck off in one transaction.
 pub const ATTENDANCE_CHUNK: usize = 256;
 /// How often who is written down as online is compared with who is here.

@@ -20,6 +20,7 @@ use crate::{
     id::{DeviceId, UserId},
     limits::{
         ATTENDANCE_CHUNK, ATTENDANCE_SWEEP_INTERVAL, INSTANCE_BEAT_INTERVAL, INSTANCE_DEAD_AFTER,
+        UNLISTED_LOOK_INTERVAL,
     },
     store::{
         self, Outcome, Store,
@@ -196,21 +197,25 @@ async fn strike_all_off(store: &Store, at: &Attendance, clock: &dyn Clock) -> Ou
     Ok(())
 }
 
-/// Strikes off the devices of an instance, and then the instance itself unless it lives.
+/// Strikes off the devices of an instance, and then the instance itself unless it lives; how many
+/// devices there were.
 async fn strike_instance_off(
     store: &Store,
     at: &Attendance,
     instance: &Instance,
     clock: &dyn Clock,
-) -> Outcome<()> {
+) -> Outcome<usize> {
+    let mut devices = 0;
     loop {
         let max = ATTENDANCE_CHUNK as u64;
         let page = online::of_instance(store.reader(), instance.id, DeviceId(0), max);
         let page: Vec<Session> = store::attempt(page).await?.iter().map(session).collect();
         if page.is_empty() {
-            return store::attempt(online::forget(store, instance.clone())).await;
+            store::attempt(online::forget(store, instance.clone())).await?;
+            return Ok(devices);
         }
         store::attempt(at.left(store, &page, clock.now_ms())).await?;
+        devices += page.len();
     }
 }
 
@@ -221,20 +226,23 @@ pub(super) async fn strike_dead_off(options: &delivery::Options) {
         return std::future::pending().await;
     };
     let mut seen: HashMap<i64, (i64, Instant)> = HashMap::new();
-    let mut unlisted = None;
+    let mut unlisted = Unlisted::default();
     loop {
-        match listed(&options.store, &mut unlisted).await {
+        match unlisted.with_listed(&options.store).await {
             Ok(instances) => {
                 let others = instances.into_iter().filter(|i| i.id != at.instance());
                 let dead = silent(&mut seen, others.collect(), options.is_alone);
                 for instance in dead {
-                    tracing::info!(
-                        instance = instance.id,
-                        "an instance is gone with its devices"
-                    );
                     let (store, clock) = (&options.store, &*options.clock);
-                    if let Err(error) = strike_instance_off(store, at, &instance, clock).await {
-                        tracing::warn!(%error, "the devices of an instance that is gone are listed");
+                    match strike_instance_off(store, at, &instance, clock).await {
+                        Ok(devices) => {
+                            unlisted.struck_off(instance.id);
+                            log_gone(&instance, devices);
+                        }
+                        Err(error) => tracing::warn!(
+                            %error,
+                            "the devices of an instance that is gone are listed"
+                        ),
                     }
                 }
             }
@@ -248,18 +256,41 @@ pub(super) async fn strike_dead_off(options: &delivery::Options) {
     }
 }
 
-/// The instances that are listed and, once, those that are not and have devices all the same.
-async fn listed(store: &Store, unlisted: &mut Option<Vec<i64>>) -> Outcome<Vec<Instance>> {
-    if unlisted.is_none() {
-        *unlisted = Some(store::attempt(online::with_devices(store.reader())).await?);
+fn log_gone(instance: &Instance, devices: usize) {
+    if devices > 0 {
+        let instance = instance.id;
+        tracing::info!(instance, devices, "an instance is gone with its devices");
     }
-    let mut instances = store::attempt(online::instances(store.reader())).await?;
-    for id in unlisted.iter().flatten() {
-        if !instances.iter().any(|instance| instance.id == *id) {
-            instances.push(Instance { id: *id, beat: 0 });
+}
+
+/// Instances that have devices and are not listed, looked for now and then: one that was taken for
+/// dead wrote them down, and died before it was listed again.
+#[derive(Debug, Default)]
+struct Unlisted {
+    ids: Vec<i64>,
+    looked_at: Option<Instant>,
+}
+
+impl Unlisted {
+    /// The instances that are listed, and these.
+    async fn with_listed(&mut self, store: &Store) -> Outcome<Vec<Instance>> {
+        let is_recent = |at: Instant| at.elapsed() < UNLISTED_LOOK_INTERVAL;
+        if !self.looked_at.is_some_and(is_recent) {
+            self.ids = store::attempt(online::with_devices(store.reader())).await?;
+            self.looked_at = Some(Instant::now());
         }
+        let mut instances = store::attempt(online::instances(store.reader())).await?;
+        let listed: HashSet<i64> = instances.iter().map(|instance| instance.id).collect();
+        self.ids.retain(|id| !listed.contains(id));
+        let unlisted = self.ids.iter().map(|id| Instance { id: *id, beat: 0 });
+        instances.extend(unlisted);
+        Ok(instances)
     }
-    Ok(instances)
+
+    /// It has no devices any more.
+    fn struck_off(&mut self, id: i64) {
+        self.ids.retain(|unlisted| *unlisted != id);
+    }
 }
 
 /// Those that have not counted on for long enough; at once where there can be no other.
@@ -286,5 +317,63 @@ fn session(row: &Row) -> Session {
         user: UserId(row.user_id),
         device: DeviceId(row.device_id),
         generation: row.generation,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Manual,
+        store::outbox::{Kind, Outbox},
+        testing::open_store_at,
+    };
+
+    #[tokio::test]
+    async fn devices_of_an_unlisted_instance_are_struck_off_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("im.db").display());
+        let store = open_store_at(url).await;
+        let clock = Arc::new(Manual::at(0));
+        let outbox = Outbox::telling([Kind::UserOffline], 0, clock.clone());
+        let (here, gone) = (
+            Attendance::at(1, &outbox).unwrap(),
+            Attendance::at(9, &outbox).unwrap(),
+        );
+        here.beat(&store).await.unwrap();
+        let come = async |at: &Attendance, device, generation| {
+            let session = Session {
+                user: UserId(7),
+                device: DeviceId(device),
+                generation,
+            };
+            let tx = store.begin_raw().await.unwrap();
+            let sessions = [session].into_iter();
+            at.came(tx.conn(), sessions, 0).await.unwrap();
+            tx.commit_raw().await.unwrap();
+        };
+        come(&here, 70, 1).await;
+        come(&gone, 90, 1).await;
+
+        let mut unlisted = Unlisted::default();
+        let ids = async |unlisted: &mut Unlisted| {
+            let found = unlisted.with_listed(&store).await.unwrap();
+            let mut ids: Vec<i64> = found.iter().map(|instance| instance.id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(ids(&mut unlisted).await, [1, 9]);
+        assert!(unlisted.ids == [9], "who is listed is seen to otherwise");
+        let instance = Instance { id: 9, beat: 0 };
+        let struck = strike_instance_off(&store, &here, &instance, &*clock).await;
+        assert_eq!(struck.unwrap(), 1);
+        unlisted.struck_off(9);
+        assert_eq!(ids(&mut unlisted).await, [1]);
+
+        come(&gone, 90, 2).await;
+        assert_eq!(ids(&mut unlisted).await, [1], "not before the next look");
+        unlisted.looked_at = None;
+        assert_eq!(ids(&mut unlisted).await, [1, 9]);
+        store.close().await;
     }
 }
