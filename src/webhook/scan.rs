@@ -57,16 +57,22 @@ impl Scan {
         self.new_at.min(self.late_at)
     }
 
-    /// There is something new.
+    /// There is something new. Where there was no room for what came before it, it has none either.
     pub(super) fn hurry(&mut self) {
-        self.new_at = self.new_at.min(self.last + WEBHOOK_READ_PAUSE);
+        if !self.is_stopped {
+            self.read_soon();
+        }
     }
 
     /// There is room again: what had none is read.
     pub(super) fn go_on(&mut self) {
         if self.is_stopped {
-            self.hurry();
+            self.read_soon();
         }
+    }
+
+    fn read_soon(&mut self) {
+        self.new_at = self.new_at.min(self.last + WEBHOOK_READ_PAUSE);
     }
 
     /// Nothing is read before `at`.
@@ -162,4 +168,21 @@ fn offer(plan: &mut Plan, page: Vec<Row>, now: Instant) -> (Option<i64>, bool) {
         last = Some(id);
     }
     (last, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_room_for_is_not_read_again_at_each_commit() {
+        let now = Instant::now();
+        let mut scan = Scan::from(now);
+        scan.new_at = now + WEBHOOK_POLL_INTERVAL;
+        scan.is_stopped = true;
+        scan.hurry();
+        assert_eq!(scan.due(), now + WEBHOOK_POLL_INTERVAL);
+        scan.go_on();
+        assert_eq!(scan.due(), now + WEBHOOK_READ_PAUSE);
+    }
 }
