@@ -415,6 +415,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_may_be_told_is_what_is_told() {
+        let told = crate::store::outbox::Kind::ALL.map(|kind| kind.name());
+        assert_eq!(EVENTS, told);
+    }
+
+    #[test]
     fn a_log_filter_is_a_level_or_a_list_of_directives() {
         for good in [
             "info",
