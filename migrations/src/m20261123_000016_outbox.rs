@@ -12,6 +12,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let table = Table::create()
             .table("outbox")
+            .if_not_exists()
             .col(counted_id("id"))
             .col(kind("kind"))
             .col(number("owner_id"))
@@ -20,6 +21,10 @@ impl MigrationTrait for Migration {
             .col(number("created_at"))
             .to_owned();
         manager.create_table(table).await?;
+        // Where the first step was made and the process died, only this one is left.
+        if manager.has_index("outbox", "outbox_owner_id").await? {
+            return Ok(());
+        }
         let of_owner = Index::create()
             .name("outbox_owner_id")
             .table("outbox")

@@ -12,6 +12,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut table = Table::create()
             .table("undelivered_check")
+            .if_not_exists()
             .col(number("due_at"))
             .col(number("message_id"))
             .primary_key(Index::create().col("due_at").col("message_id"))

@@ -12,6 +12,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let table = Table::create()
             .table("online_device")
+            .if_not_exists()
             .col(assigned_id(manager, "device_id"))
             .col(number("user_id"))
             .col(number("instance_id"))
@@ -22,6 +23,10 @@ impl MigrationTrait for Migration {
             ("online_device_user_id", "user_id"),
             ("online_device_instance_id", "instance_id"),
         ] {
+            // Where a step was made and the process died, only those behind it are left.
+            if manager.has_index("online_device", name).await? {
+                continue;
+            }
             let index = Index::create()
                 .name(name)
                 .table("online_device")

@@ -12,6 +12,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut table = Table::create()
             .table("instance")
+            .if_not_exists()
             .col(number("id").primary_key())
             .col(number("beat"))
             .to_owned();
