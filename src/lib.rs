@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod bench;
+mod breaker;
 pub mod business;
 pub mod cache;
 pub mod check;

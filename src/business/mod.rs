@@ -21,7 +21,6 @@ use crate::{
     telemetry::Metrics,
 };
 
-mod breaker;
 mod failure;
 mod flights;
 mod wire;

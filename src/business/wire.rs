@@ -12,11 +12,9 @@ use tonic::{
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{
-    breaker::{Breaker, Turned},
-    failure::{self, Asked},
-};
+use super::failure::{self, Asked};
 use crate::{
+    breaker::{Breaker, Turned},
     config::without_secrets,
     error::{Error, Result, ResultExt},
     id::{DeviceId, UserId},

@@ -1,18 +1,23 @@
 //! The question that is asked before a message of a user is taken: may it be sent, and as it is?
 //!
 //! Whatever keeps the answer from being had in time counts as a failure, and what follows from that is
-//! configured. The answer is bounded and taken at its word only where it makes sense.
+//! configured. The answer is bounded and taken at its word only where it makes sense. A hook that
+//! does not answer at all is not waited for by each message: after some of them it is not asked any
+//! more, but for a probe now and then.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use super::{
     Endpoint,
@@ -20,6 +25,7 @@ use super::{
     delivery::in_words,
 };
 use crate::{
+    breaker::{Breaker, Turned},
     clock::Clock,
     config::{self, OnFailure},
     error::{Code, Error, Result},
@@ -39,6 +45,7 @@ pub struct BeforeSend {
     on_failure: OnFailure,
     /// Questions that are under way.
     turns: Semaphore,
+    breaker: Breaker,
     warned_at: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
@@ -50,6 +57,17 @@ pub enum Verdict {
     Allow,
     /// It is sent with this content.
     Replace(Bytes),
+}
+
+/// Why there is no answer that could be followed.
+#[derive(Debug)]
+enum Failure {
+    /// It has not answered for a while, and was not asked.
+    NotAsked,
+    /// It did not answer.
+    Silent(String),
+    /// What it answered makes no sense.
+    Nonsense(String),
 }
 
 /// What the hook answers.
@@ -86,6 +104,7 @@ impl BeforeSend {
             timeout,
             on_failure: config.on_failure,
             turns: Semaphore::new(BEFORE_SEND_IN_FLIGHT_MAX),
+            breaker: Breaker::default(),
             warned_at: Mutex::default(),
             metrics,
         }))
@@ -105,15 +124,16 @@ impl BeforeSend {
         let counts = &self.metrics.before_send;
         let answer = match timeout(self.timeout, self.answer(message, is_persist)).await {
             Ok(answer) => answer,
-            Err(_) => Err("no answer in time".to_owned()),
+            Err(_) => Err(Failure::Silent("no answer in time".to_owned())),
         };
+        self.learn(&answer);
         let verdict = answer.and_then(|answer| match answer {
             Answer::Allow => Ok(Ok(Verdict::Allow)),
             Answer::Deny { reason } => Ok(Err(reason)),
             Answer::Replace { content } => {
                 let content = STANDARD.decode(content).map(Bytes::from);
-                let content = content.map_err(|error| format!("the content: {error}"))?;
-                is_fit(&content).map_err(|error| format!("the content: {error}"))?;
+                let content = content.map_err(|error| unfit(&error))?;
+                is_fit(&content).map_err(|error| unfit(&error))?;
                 Ok(Ok(Verdict::Replace(content)))
             }
         });
@@ -129,15 +149,32 @@ impl BeforeSend {
                 counts.denied.inc();
                 Err(Error::business(Code::NotAllowed, in_bounds(&reason)))
             }
-            Err(why) => {
+            Err(failure) => {
                 counts.failed.inc();
-                self.failed(&why)
+                self.failed(&failure)
             }
         }
     }
 
-    fn failed(&self, why: &str) -> Result<Verdict> {
-        if self.is_warning_due() {
+    /// Tells the breaker whether there was an answer. One that makes no sense is one: it keeps nobody
+    /// waiting, and whoever can cause it with a message of his must not switch the question off.
+    fn learn(&self, answer: &Result<Answer, Failure>) {
+        let turned = match answer {
+            Err(Failure::NotAsked) => Turned::Not,
+            Err(Failure::Silent(_)) => self.breaker.failed(Instant::now()),
+            Ok(_) | Err(Failure::Nonsense(_)) => self.breaker.succeeded(),
+        };
+        match turned {
+            Turned::Not => {}
+            Turned::Opened => tracing::warn!("the before-send hook does not answer, it is probed"),
+            Turned::Closed => tracing::info!("the before-send hook answers again"),
+        }
+    }
+
+    fn failed(&self, failure: &Failure) -> Result<Verdict> {
+        if let Failure::Silent(why) | Failure::Nonsense(why) = failure
+            && self.is_warning_due()
+        {
             tracing::warn!(why, "the before-send hook failed");
         }
         match self.on_failure {
@@ -161,30 +198,42 @@ impl BeforeSend {
         is_due
     }
 
-    async fn answer(&self, message: &NewMessage, is_persist: bool) -> Result<Answer, String> {
+    async fn answer(&self, message: &NewMessage, is_persist: bool) -> Result<Answer, Failure> {
+        if !self.breaker.may_pass(Instant::now()) {
+            return Err(Failure::NotAsked);
+        }
         let turn = self.turns.acquire().await;
-        let _turn = turn.map_err(|error| error.to_string())?;
+        let _turn = turn.map_err(|error| Failure::Silent(error.to_string()))?;
+        if !self.breaker.admit(Instant::now()) {
+            return Err(Failure::NotAsked);
+        }
         let mut told = Told::from(message).json();
         told["is_persist"] = is_persist.into();
         let now_ms = self.endpoint.clock.now_ms();
         let body = body("message.before_send", now_ms, &json!({ "message": told }));
         let id = format!("msg_{:032x}", rand::random::<u128>());
         let answer = self.endpoint.post(&id, body).await;
-        let mut answer = answer.map_err(|error| in_words(&error))?;
+        let mut answer = answer.map_err(|error| Failure::Silent(in_words(&error)))?;
         if answer.status() != http::StatusCode::OK {
-            return Err(format!("it answers {}", answer.status()));
+            let why = format!("it answers {}", answer.status());
+            return Err(Failure::Nonsense(why));
         }
         let mut text = Vec::new();
-        let read = |error: reqwest::Error| in_words(&error.without_url());
+        let read = |error: reqwest::Error| Failure::Silent(in_words(&error.without_url()));
         while let Some(chunk) = answer.chunk().await.map_err(read)? {
             if text.len() + chunk.len() > BEFORE_SEND_ANSWER_BYTES_MAX {
-                return Err("its answer is too long".to_owned());
+                return Err(Failure::Nonsense("its answer is too long".to_owned()));
             }
             text.extend_from_slice(&chunk);
         }
         // What serde says of it may quote what it says.
-        serde_json::from_slice(&text).map_err(|_| "its answer is not understood".to_owned())
+        let nonsense = |_| Failure::Nonsense("its answer is not understood".to_owned());
+        serde_json::from_slice(&text).map_err(nonsense)
     }
+}
+
+fn unfit(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Nonsense(format!("the content: {error}"))
 }
 
 /// A reason as the sender is told it: bounded, on one line, and never empty.

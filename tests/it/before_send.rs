@@ -17,6 +17,7 @@ use crate::support::{
     messages::{ephemeral, text, text_with_id, words},
     receiver::{Answer, Posted, Receiver},
     rooms::room_text,
+    wait::eventually,
 };
 
 const ALLOW: &str = r#"{"action":"allow"}"#;
@@ -194,4 +195,33 @@ async fn hook_that_fails_is_closed_or_open_as_configured() {
         let kept = if code == 0 { failures.len() + 1 } else { 0 };
         assert_eq!(stored.len(), kept);
     }
+}
+
+/// Whoever sends does not wait for a hook that answers nobody, and it is asked again once it does.
+#[tokio::test]
+async fn hook_that_hangs_is_not_asked_about_every_message() {
+    const SENDS: usize = 40;
+    let receiver = Receiver::answering(|_| Answer::Silence).await;
+    let server = Server::with(|config| {
+        receiver.ask(config);
+        config.before_send.timeout_ms = 300;
+    })
+    .await;
+    let alice = server.new_user().await;
+    let mut connection = server.connect(Transport::Tcp, &alice).await;
+    let hello = text(alice.user_id, "hello");
+    for _ in 0..SENDS {
+        assert_code(&connection.try_send(&hello).await, TRY_AGAIN_LATER);
+    }
+    let asked = receiver.posted().len();
+    assert!((10..SENDS).contains(&asked), "asked {asked} times");
+
+    receiver.answer(censor);
+    eventually("it is asked again", async || {
+        let answer = connection.try_send(&hello).await;
+        (answer.code == 0).then_some(())
+    })
+    .await;
+    let bad = text(alice.user_id, "bad");
+    assert_code(&connection.try_send(&bad).await, NOT_ALLOWED);
 }

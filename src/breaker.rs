@@ -1,6 +1,6 @@
-//! The circuit breaker before the business server: after some failures in a row nobody waits for it
-//! any more, but for one probe now and then. It counts and keeps the time; what a failure is, `wire`
-//! knows.
+//! The circuit breaker before what the business answers: after some failures in a row nobody waits
+//! for it any more, but for one probe now and then. It counts and keeps the time; what a failure is,
+//! whoever asks knows.
 //!
 //! ```text
 //! Closed --BUSINESS_FAILURES_MAX failures in a row--> Open --a success--> Closed
@@ -14,7 +14,7 @@ use crate::limits::{BUSINESS_FAILURES_MAX, BUSINESS_PROBE_INTERVAL};
 
 /// Whether calls may be made.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     state: Mutex<State>,
 }
 
@@ -34,7 +34,7 @@ impl Default for State {
 
 /// What the outcome of a call has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turned {
+pub(crate) enum Turned {
     /// Nothing.
     Not,
     /// From now on nobody waits.
@@ -45,7 +45,7 @@ pub(super) enum Turned {
 
 impl Breaker {
     /// Whether a call would be admitted at `now`.
-    pub(super) fn may_pass(&self, now: Instant) -> bool {
+    pub(crate) fn may_pass(&self, now: Instant) -> bool {
         match *self.lock() {
             State::Closed { .. } => true,
             State::Open { probe_at } => now >= probe_at,
@@ -53,7 +53,7 @@ impl Breaker {
     }
 
     /// Whether a call may be made at `now`; where the breaker is open, the next may a while later.
-    pub(super) fn admit(&self, now: Instant) -> bool {
+    pub(crate) fn admit(&self, now: Instant) -> bool {
         let mut state = self.lock();
         match &mut *state {
             State::Closed { .. } => true,
@@ -66,7 +66,7 @@ impl Breaker {
     }
 
     /// A call was answered.
-    pub(super) fn succeeded(&self) -> Turned {
+    pub(crate) fn succeeded(&self) -> Turned {
         match std::mem::take(&mut *self.lock()) {
             State::Closed { .. } => Turned::Not,
             State::Open { .. } => Turned::Closed,
@@ -74,7 +74,7 @@ impl Breaker {
     }
 
     /// A call was not answered, as is known at `now`.
-    pub(super) fn failed(&self, now: Instant) -> Turned {
+    pub(crate) fn failed(&self, now: Instant) -> Turned {
         let mut state = self.lock();
         if let State::Closed { failures } = &mut *state {
             *failures += 1;
