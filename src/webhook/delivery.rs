@@ -5,7 +5,7 @@
 //! What the process was about when it died is posted once more by whoever delivers next, under the
 //! same ids.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::json;
@@ -188,11 +188,13 @@ async fn delete_done(store: &Store, plan: &mut Plan) -> Outcome<()> {
     Ok(())
 }
 
+/// Attempts that are under way, [bounded](WEBHOOKS_IN_FLIGHT_MAX).
+type Attempts<'a> = FuturesUnordered<BoxFuture<'a, Attempt>>;
+
 /// One time that it is this instance's duty.
 struct Run<'a> {
     delivery: &'a Delivery,
     plan: &'a mut Plan,
-    attempts: FuturesUnordered<BoxFuture<'a, Attempt>>,
     scan: Scan,
     /// When to delete what was taken.
     delete_at: Option<Instant>,
@@ -207,7 +209,6 @@ impl<'a> Run<'a> {
         Self {
             delivery,
             plan,
-            attempts: FuturesUnordered::new(),
             scan: Scan::from(now),
             delete_at: None,
             age_at: now,
@@ -216,10 +217,15 @@ impl<'a> Run<'a> {
     }
 
     async fn go(mut self) {
+        let mut attempts = Attempts::new();
         loop {
-            self.begin_attempts();
-            self.wait().await;
-            if let Err(error) = self.use_database().await {
+            self.begin_attempts(&mut attempts);
+            self.wait(&mut attempts).await;
+            let (used, ended) = beside(&mut attempts, self.use_database()).await;
+            for attempt in ended {
+                self.conclude(attempt);
+            }
+            if let Err(error) = used {
                 tracing::warn!(%error, "the outbox does not answer");
                 let later = Instant::now() + WEBHOOK_DATABASE_PAUSE;
                 self.scan.rest_until(later);
@@ -229,16 +235,16 @@ impl<'a> Run<'a> {
     }
 
     /// Too many that could not be deleted would be posted again by whoever comes next.
-    fn has_room(&self) -> bool {
-        self.attempts.len() < WEBHOOKS_IN_FLIGHT_MAX && self.plan.done_count() < WEBHOOK_DELETES_MAX
+    fn has_room(&self, attempts: &Attempts<'_>) -> bool {
+        attempts.len() < WEBHOOKS_IN_FLIGHT_MAX && self.plan.done_count() < WEBHOOK_DELETES_MAX
     }
 
-    fn begin_attempts(&mut self) {
-        while self.has_room()
+    fn begin_attempts(&mut self, attempts: &mut Attempts<'a>) {
+        while self.has_room(attempts)
             && let Some(event) = self.plan.next(Instant::now())
         {
             let delivery = self.delivery;
-            self.attempts.push(Box::pin(async move {
+            attempts.push(Box::pin(async move {
                 let outcome = delivery.attempt(&event).await;
                 Attempt { event, outcome }
             }));
@@ -246,12 +252,13 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until something is to be done.
-    async fn wait(&mut self) {
-        let next = self.plan.wake_at().filter(|_| self.has_room());
+    async fn wait(&mut self, attempts: &mut Attempts<'a>) {
+        let has_room = self.has_room(attempts);
+        let next = self.plan.wake_at().filter(|_| has_room);
         let wake_at = [self.delete_at, next].into_iter().flatten();
         let wake_at = wake_at.fold(self.scan.due(), Instant::min);
         tokio::select! {
-            Some(attempt) = self.attempts.next() => self.conclude(attempt),
+            Some(attempt) = attempts.next() => self.conclude(attempt),
             () = self.delivery.options.outbox.filled() => self.scan.hurry(),
             () = sleep_until(wake_at) => {}
         }
@@ -268,9 +275,14 @@ impl<'a> Run<'a> {
                     tracing::info!("the webhooks' server takes events again");
                 }
             }
-            Err(refusal) => {
+            Err(Refusal::Unread(error)) => {
+                tracing::debug!(%error, event = event.id, "an event could not be read");
+                let later = now + WEBHOOK_DATABASE_PAUSE;
+                self.plan.unread(event.owner_id, later);
+            }
+            Err(Refusal::Server(why)) => {
                 metrics.failed.inc();
-                self.refused(&event, refusal, now);
+                self.refused(&event, &why, now);
             }
         }
         if self.plan.has_room() {
@@ -281,13 +293,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn refused(&mut self, event: &Row, refusal: Refusal, now: Instant) {
-        let now_ms = self.delivery.options.clock.now_ms();
-        let (horizon_ms, why) = match refusal {
-            // It was not even tried.
-            Refusal::Unread(error) => (i64::MIN, format!("the database: {error}")),
-            Refusal::Server(why) => (now_ms - self.delivery.retry_for_ms, why),
-        };
+    fn refused(&mut self, event: &Row, why: &str, now: Instant) {
+        let horizon_ms = self.delivery.options.clock.now_ms() - self.delivery.retry_for_ms;
         match self.plan.failed(event.owner_id, now, horizon_ms) {
             Failure::GivenUp => {
                 self.delivery.options.metrics.webhook.given_up.inc();
@@ -378,6 +385,22 @@ impl<'a> Run<'a> {
             tracing::error!(events = given_up, "events are given up, nobody took them");
         }
         Ok(())
+    }
+}
+
+/// Does some `work` while attempts go on; what it gives, and the attempts that ended meanwhile. An
+/// answer that comes while the database is slow would else be looked at when its time is over.
+async fn beside<T>(
+    attempts: &mut Attempts<'_>,
+    work: impl Future<Output = T>,
+) -> (T, Vec<Attempt>) {
+    let mut work = pin!(work);
+    let mut ended = Vec::new();
+    loop {
+        tokio::select! {
+            done = &mut work => return (done, ended),
+            Some(attempt) = attempts.next() => ended.push(attempt),
+        }
     }
 }
 

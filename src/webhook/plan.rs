@@ -32,6 +32,8 @@ pub(super) struct Plan {
     /// Taken or given up, and not deleted yet.
     done: HashSet<i64>,
     in_flight: usize,
+    /// Nothing is posted before.
+    rests_until: Option<Instant>,
     health: Health,
 }
 
@@ -103,6 +105,9 @@ impl Plan {
 
     /// The event to post now, if one is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Row> {
+        if self.rests_until.is_some_and(|until| now < until) {
+            return None;
+        }
         if let Some(away) = &self.health.away
             && (self.in_flight > 0 || now < away.probe_at)
         {
@@ -122,11 +127,12 @@ impl Plan {
     /// When [`Plan::next`] may have something; `None` while nothing waits.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let (due, ..) = self.due.first()?;
+        let due = self.rests_until.map_or(*due, |until| until.max(*due));
         match &self.health.away {
             // The one under way comes first.
             Some(_) if self.in_flight > 0 => None,
-            Some(away) => Some(*due.max(&away.probe_at)),
-            None => Some(*due),
+            Some(away) => Some(due.max(away.probe_at)),
+            None => Some(due),
         }
     }
 
@@ -162,6 +168,18 @@ impl Plan {
             Failure::NowAway
         } else {
             Failure::Again
+        }
+    }
+
+    /// The first event of a lane could not be read, which says nothing about the server. Nothing is
+    /// posted before `until`.
+    pub(super) fn unread(&mut self, owner: i64, until: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.rests_until = Some(until);
+        if let Some(lane) = self.lanes.get_mut(&owner) {
+            lane.due = Some(until);
+            let first = lane.events.front();
+            self.due.extend(first.map(|event| (until, event.id, owner)));
         }
     }
 

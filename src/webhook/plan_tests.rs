@@ -98,6 +98,23 @@ fn server_that_is_away_is_tried_with_one_event_at_a_time() {
 }
 
 #[test]
+fn server_is_not_away_because_the_database_is() {
+    let (mut plan, now) = (Plan::default(), Instant::now());
+    for owner in 1..=20 {
+        offer(&mut plan, owner, [owner], now);
+    }
+    let later = now + WEBHOOK_BACK_OFF_MIN;
+    assert_eq!(ids(&mut plan, now).len(), 20);
+    for owner in 1..=20 {
+        plan.unread(owner, later);
+    }
+    assert!(!plan.is_away());
+    assert_eq!(plan.next(now), None, "it is given some rest");
+    assert_eq!(plan.wake_at(), Some(later));
+    assert_eq!(ids(&mut plan, later).len(), 20);
+}
+
+#[test]
 fn what_is_held_is_bounded() {
     let (mut plan, now) = (Plan::default(), Instant::now());
     offer(&mut plan, 1, 1..=10 * WEBHOOK_LANE_EVENTS_MAX as i64, now);
