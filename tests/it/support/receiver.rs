@@ -77,6 +77,11 @@ impl Posted {
         serde_json::from_str(&self.body).expect("the body is JSON")
     }
 
+    /// When it was posted, in unix seconds.
+    pub fn second(&self) -> i64 {
+        self.timestamp.parse().expect("a time")
+    }
+
     /// What it tells.
     pub fn kind(&self) -> String {
         self.json()["type"].as_str().expect("a type").to_owned()
