@@ -53,10 +53,9 @@ async fn look(store: &Store, now_ms: i64, outbox: &Outbox) -> Outcome<usize> {
     for check in &due {
         let message = MessageId(check.message_id);
         let users = receivers.remove(&message).unwrap_or_default();
-        if !events.is_empty() && events.len() + users.len() > UNDELIVERED_EVENTS_CHUNK {
-            if !replace(store, &mut checks, &mut events).await? {
-                return Ok(0);
-            }
+        let is_full = events.len() + users.len() > UNDELIVERED_EVENTS_CHUNK;
+        if is_full && !events.is_empty() && !replace(store, &mut checks, &mut events).await? {
+            return Ok(0);
         }
         checks.push(check.clone());
         events.extend(users.into_iter().map(|user| New {
