@@ -74,6 +74,9 @@ impl Code {
     }
 }
 
+/// The number of an internal error where it has one: `google.rpc.Code.INTERNAL`.
+pub const INTERNAL: i32 = 13;
+
 /// What went wrong.
 pub struct Error(Box<Repr>);
 

@@ -17,8 +17,8 @@ use crate::{
     clock::Clock,
     config,
     delivery::{bridge::News, handle::Handle, registry::Registry, router::Router},
-    error::{Error, Result},
-    id::{DeviceId, UserId},
+    error::{Code, Error, Result},
+    id::{DeviceId, Owner, UserId},
     lifecycle::Tasks,
     limits::CREDENTIALS_CACHED_MAX,
     store::{self, Conn, Store, entity::auth_token, within_deadline},
@@ -308,21 +308,36 @@ impl Authenticator {
         self.live.router.tell(News::Revoked([device].into()));
         let authenticator = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Err(error) = authenticator.keep_to_the_bound(user, device).await {
-                // The next new device tries it again.
-                tracing::warn!(%error, %user, "signing out a device too many failed");
+            match authenticator.keep_to_the_bound(user, device).await {
+                Ok(()) => {}
+                // The next new device tries it again. There may be thousands of them.
+                Err(error) if error.is(Code::TryAgain) => {
+                    tracing::debug!(%error, %user, "a device too many stays for now");
+                }
+                Err(error) => {
+                    tracing::error!(%error, trace = ?error.trace(), %user, "signing out a device too many failed");
+                }
             }
         });
     }
 
     async fn keep_to_the_bound(&self, user: UserId, newest: DeviceId) -> Result<()> {
         let excess = self.beyond_the_bound(self.store.reader(), user, newest);
-        let excess = within_deadline(excess).await?;
-        if excess.is_empty() {
+        if within_deadline(excess).await?.is_empty() {
             return Ok(());
         }
         let tx = self.store.begin().await?;
-        within_deadline(store::auth_token::delete(tx.conn(), user, &excess)).await?;
+        let excess = within_deadline(async {
+            // Whoever signs in meanwhile waits here.
+            store::timeline::lock_heads(tx.conn(), [Owner::User(user)]).await?;
+            let excess = self.beyond_the_bound(tx.conn(), user, newest).await?;
+            store::auth_token::delete(tx.conn(), user, &excess).await?;
+            Ok(excess)
+        });
+        let excess = excess.await?;
+        if excess.is_empty() {
+            return Ok(());
+        }
         self.commit_revoking(tx, excess).await
     }
 

@@ -8,11 +8,8 @@ use crate::{
     delivery::{bridge::News, handle::Eviction},
     error::{Code, Error, Result},
     id::{DeviceId, Owner, UserId},
-    store::{self, Committed, Conn, Tx, entity::auth_token, within_deadline},
+    store::{self, Committed, Conn, Tx, entity::auth_token, sign_out::ALL, within_deadline},
 };
-
-/// What stands for all devices of a user.
-const ALL: DeviceId = DeviceId(0);
 
 impl Authenticator {
     /// Revokes the token that `user` has on `device`, if any, and ends the device's sessions.

@@ -202,7 +202,7 @@ impl Task {
         let now = self.clock.now_ms();
         let tx = self.store.begin_raw().await?;
         let conn = tx.conn();
-        let tokens =
+        let mut tokens =
             store::session::tokens(conn, &distinct(batch.iter().map(|r| r.device))).await?;
         let sign_outs = sign_outs(conn, batch).await?;
         let is_granted = |request: &Request| match &request.vouched {
@@ -212,10 +212,11 @@ impl Task {
                 token.is_some_and(|token| request.is_granted_by(token, now))
             }
         };
-        let granted = || batch.iter().enumerate().filter(|(_, r)| is_granted(r));
+        let all = batch.iter().enumerate();
+        let granted: Vec<(usize, &Request)> = all.filter(|(_, r)| is_granted(r)).collect();
         // A device that signs in more than once takes a generation for each time.
         let mut times: HashMap<DeviceId, i64> = HashMap::new();
-        for (_, request) in granted() {
+        for (_, request) in &granted {
             *times.entry(request.device).or_default() += 1;
         }
         let Some(step) = times.values().max().copied() else {
@@ -224,21 +225,27 @@ impl Task {
         let mut devices: Vec<DeviceId> = times.keys().copied().collect();
         // As another instance locks them.
         devices.sort_unstable();
-        let owners = distinct(granted().map(|(_, request)| Owner::User(request.user)));
-        let sessions = distinct(granted().map(|(_, request)| (request.user, request.device)));
+        let owners = distinct(granted.iter().map(|(_, request)| Owner::User(request.user)));
+        let sessions = distinct(
+            granted
+                .iter()
+                .map(|(_, request)| (request.user, request.device)),
+        );
         // A device that was never registered has none.
         let generations = store::session::raise_generations(conn, &devices, step, now).await?;
-        let known = granted().filter(|(_, request)| generations.contains_key(&request.device));
-        let vouched = newest_tokens(known.map(|(_, request)| request));
+        let known = granted
+            .iter()
+            .filter(|(_, request)| generations.contains_key(&request.device));
+        let vouched = newest_tokens(known.map(|(_, request)| *request));
         if !vouched.is_empty() {
             // Read anew, now that the devices are locked.
-            let kept = store::session::tokens(conn, &devices).await?;
-            let is_new = |token: &TokenRow| kept.get(&DeviceId(token.device_id)) != Some(token);
+            tokens = store::session::tokens(conn, &devices).await?;
+            let is_new = |token: &TokenRow| tokens.get(&DeviceId(token.device_id)) != Some(token);
             let changed: Vec<TokenRow> = vouched.into_iter().filter(is_new).collect();
             store::session::keep(conn, &changed, now).await?;
         }
         if let Some(attendance) = &self.attendance {
-            let sessions = granted().filter_map(|(_, request)| request.session(&generations));
+            let sessions = granted.iter().filter_map(|(_, r)| r.session(&generations));
             attendance.came(conn, sessions, now).await?;
         }
         let heads = store::timeline::heads_raw(conn, &owners).await?;
@@ -247,33 +254,61 @@ impl Task {
         if let Some(attendance) = &self.attendance {
             attendance.written();
         }
+        let read = Read {
+            tokens,
+            generations,
+            heads,
+            acks,
+        };
+        Ok(read.signed_in(&granted, times))
+    }
+}
 
-        let mut signed = HashMap::with_capacity(batch.len());
-        for (index, request) in granted() {
-            let Request { user, device, .. } = *request;
-            let stored = tokens.get(&device);
+/// What the transaction has found.
+struct Read {
+    /// What devices had before.
+    tokens: HashMap<DeviceId, TokenRow>,
+    generations: HashMap<DeviceId, i64>,
+    heads: HashMap<Owner, Seq>,
+    acks: HashMap<(UserId, DeviceId), Seq>,
+}
+
+impl Read {
+    /// What it means for those whose token holds; how many `times` each device signs in is counted down.
+    fn signed_in(
+        &self,
+        granted: &[(usize, &Request)],
+        mut times: HashMap<DeviceId, i64>,
+    ) -> HashMap<usize, SignedIn> {
+        let mut signed = HashMap::with_capacity(granted.len());
+        for (index, request) in granted {
+            let Request { user, device, .. } = **request;
+            let stored = self.tokens.get(&device);
             let expires_at = match &request.vouched {
                 Some(vouched) => Some(vouched.expires_at),
                 None => stored.map(|token| token.expires_at),
             };
+            let newest = self.generations.get(&device);
             let (Some(newest), Some(expires_at), Some(left)) =
-                (generations.get(&device), expires_at, times.get_mut(&device))
+                (newest, expires_at, times.get_mut(&device))
             else {
                 continue;
             };
             *left -= 1;
+            let head = self.heads.get(&Owner::User(user)).copied();
+            let acked = self.acks.get(&(user, device)).copied();
             let signed_in = SignedIn {
                 // The last of them is the newest.
                 generation: newest - *left,
                 expires_at,
                 is_new_device: stored.is_none_or(|token| token.user_id != user.get()),
-                head: heads.get(&Owner::User(user)).copied().unwrap_or_default(),
-                acked: acks.get(&(user, device)).copied().unwrap_or_default(),
+                head: head.unwrap_or_default(),
+                acked: acked.unwrap_or_default(),
                 memberships: Arc::default(),
             };
-            signed.insert(index, signed_in);
+            signed.insert(*index, signed_in);
         }
-        Ok(signed)
+        signed
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 use super::{Gateway, link::Link};
 use crate::{
     delivery::{handle::Handle, router::Lease, topic::Topic},
-    error::{Code, Error, Result},
+    error::{Code, Error, INTERNAL, Result},
     id::{DeviceId, RoomId, UserId},
     message::{Author, Origin, Receipt},
     pb,
@@ -106,9 +106,6 @@ impl Head {
         }
     }
 }
-
-/// `google.rpc.Code.INTERNAL`.
-const INTERNAL: i32 = 13;
 
 /// Decodes a package's data.
 ///

@@ -13,10 +13,10 @@ use futures_util::FutureExt as _;
 use http::{HeaderValue, StatusCode};
 use tracing::{Instrument as _, field::Empty};
 
-use crate::telemetry::{REQUEST_ID, request_id, trace_context};
-
-/// `google.rpc.Code.INTERNAL`.
-const INTERNAL: i32 = 13;
+use crate::{
+    error::INTERNAL,
+    telemetry::{REQUEST_ID, request_id, trace_context},
+};
 
 /// The id of a request, which its handler finds among the extensions.
 #[derive(Clone, Debug)]

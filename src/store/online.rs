@@ -283,8 +283,7 @@ async fn lock(conn: &impl Conn, users: &BTreeSet<UserId>) -> Outcome<Vec<Row>> {
     if users.is_empty() {
         return Ok(Vec::new());
     }
-    let heads = users.iter().map(|user| (Owner::User(*user), 0));
-    timeline::raise_heads(conn, heads.collect()).await?;
+    timeline::lock_heads(conn, users.iter().copied().map(Owner::User)).await?;
     let mut rows = Vec::new();
     let users: Vec<i64> = users.iter().map(|user| user.get()).collect();
     for users in users.chunks(STATEMENT_ROWS) {

@@ -17,7 +17,7 @@ use super::{
 use crate::id::{DeviceId, UserId};
 
 /// What stands for all devices of a user.
-const ALL: DeviceId = DeviceId(0);
+pub const ALL: DeviceId = DeviceId(0);
 
 /// The sign-outs that concern some users' devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, Response, Url, redirect::Policy};
+use reqwest::{Client, Response, Url, header::HeaderMap, redirect::Policy};
 
 use self::signature::Signer;
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     error::{Result, ResultExt},
     limits::UNDELIVERED_GRACE,
     store::outbox::{Kind, Outbox},
+    telemetry::trace_context,
 };
 
 pub mod attendance;
@@ -77,6 +78,8 @@ impl Endpoint {
     async fn post(&self, id: &str, body: String) -> reqwest::Result<Response> {
         let timestamp = self.clock.now_ms().div_euclid(1_000);
         let signature = self.signer.sign(id, timestamp, &body);
+        let mut headers = HeaderMap::new();
+        trace_context::inject(&mut headers);
         let request = self
             .client
             .post(self.url.clone())
@@ -84,6 +87,7 @@ impl Endpoint {
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature)
+            .headers(headers)
             .body(body);
         request.send().await.map_err(reqwest::Error::without_url)
     }
