@@ -77,6 +77,7 @@ mod internal_send;
 mod journey;
 mod jwt_expiry;
 mod jwt_keys;
+mod jwt_profiles;
 mod jwt_sign_in;
 mod jwt_sign_out;
 mod observability;

@@ -13,6 +13,7 @@ use crate::support::{
     collector::{Collector, Seen},
     errors::{SIGN_IN_AGAIN, code},
     messages::{text, words},
+    receiver::{Answer, Receiver, SECRET},
     wait::eventually,
     webhook::Webhook,
 };
@@ -254,6 +255,29 @@ async fn a_process_ends_in_time_although_its_collector_hangs() {
     server.new_user().await;
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_before_send_hook_is_asked_within_the_trace() {
+    let collector = Collector::start().await;
+    let receiver = Receiver::answering(|_| Answer::json(r#"{"action":"allow"}"#)).await;
+    let server = traced_server(
+        &collector,
+        &[
+            ("IM_BEFORE_SEND__URL", &receiver.url()),
+            ("IM_WEBHOOKS__SECRET", SECRET),
+        ],
+    )
+    .await;
+    let (alice, bob) = (server.new_user().await, server.new_user().await);
+    let request = traced(text(bob.user_id, "may I?"), "asked", "01");
+    let sent = server.logic(&alice).send_message(request).await;
+    sent.expect("SendMessage");
+    let span = of_request("pb.LogicExt/SendMessage", "asked");
+    let span = collector.span("the call", span).await;
+    let expected = format!("00-{TRACE}-{}-01", span.id());
+    let asked = receiver.posted();
+    assert_eq!(asked[0].traceparent.as_deref(), Some(&*expected));
 }
 
 #[tokio::test]

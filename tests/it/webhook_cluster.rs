@@ -7,7 +7,7 @@ use crate::support::{
     Cluster, Device, Transport,
     messages::text,
     receiver::{Posted, Receiver, SECRET},
-    wait::{eventually, within},
+    wait::{eventually, eventually_within},
 };
 
 /// Until an instance that was killed counts as dead, and somebody has seen it.
@@ -80,12 +80,12 @@ async fn user_is_online_while_any_instance_has_a_device_of_his() {
     assert_eq!(presence_of(&receiver, &alice), ["user.online"]);
     cluster[1].kill();
     drop(there);
-    let offline = async {
-        while receiver.taken("user.offline").len() < 2 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    within(UNTIL_DEAD, "all devices of the dead are offline", offline).await;
+    eventually_within(
+        UNTIL_DEAD,
+        "all devices of the dead are offline",
+        async || (receiver.taken("user.offline").len() == 2).then_some(()),
+    )
+    .await;
     assert_eq!(
         presence_of(&receiver, &alice),
         ["user.online", "user.offline"]

@@ -37,6 +37,8 @@ pub struct Posted {
     pub id: String,
     pub timestamp: String,
     pub signature: String,
+    /// Within which trace it was posted, if any.
+    pub traceparent: Option<String>,
     pub body: String,
     /// It was answered with 200.
     pub is_taken: bool,
@@ -188,6 +190,7 @@ async fn take(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap, body: 
         id: header("webhook-id"),
         timestamp: header("webhook-timestamp"),
         signature: header("webhook-signature"),
+        traceparent: headers.get("traceparent").map(|_| header("traceparent")),
         body: String::from_utf8(body.to_vec()).expect("UTF-8"),
         is_taken: false,
     };

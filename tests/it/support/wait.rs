@@ -22,15 +22,24 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Asks again and again until `probe` has something.
-pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, probe: F) -> T {
+    eventually_within(PATIENCE, what, probe).await
+}
+
+/// As [`eventually`], for what takes longer.
+pub async fn eventually_within<T, F: AsyncFnMut() -> Option<T>>(
+    patience: Duration,
+    what: &str,
+    mut probe: F,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = probe().await {
             return value;
         }
         assert!(
-            started.elapsed() < PATIENCE,
-            "{what}: not so within {PATIENCE:?}"
+            started.elapsed() < patience,
+            "{what}: not so within {patience:?}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
