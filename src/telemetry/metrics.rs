@@ -18,6 +18,10 @@ use prometheus_client::{
 use super::process::Process;
 use crate::error::{Code, Error, Result};
 
+mod beside;
+
+pub use beside::{BeforeSend, Bridge, Business, Webhook};
+
 /// One label of a metric: name and value, of a closed list in the code.
 type Label = [(&'static str, &'static str); 1];
 
@@ -57,66 +61,6 @@ pub struct Metrics {
     /// Answers of the before-send hook.
     pub before_send: BeforeSend,
     closes: Family<Label, Counter>,
-}
-
-/// What the bridge to other instances counts.
-#[derive(Debug)]
-pub struct Bridge {
-    /// Messages and news given to Redis.
-    pub published: Counter,
-    /// Those that could not be.
-    pub publish_dropped: Counter,
-    /// Those that wait to be.
-    pub publish_queue: Gauge,
-    /// Messages and news that came from other instances.
-    pub received: Counter,
-    /// What came and could not be read.
-    pub ignored: Counter,
-    /// Reports that something may have been missed.
-    pub discontinuities: Counter,
-    /// Connections to Redis that were lost and had anew.
-    pub reconnects: Counter,
-    /// Topics that are subscribed to.
-    pub subscriptions: Gauge,
-}
-
-/// What is counted of the business server that has the accounts.
-#[derive(Debug)]
-pub struct Business {
-    /// Questions whether a token is good, by how they ended.
-    pub auths: Outcomes,
-    /// Questions who users are, by how they ended.
-    pub lookups: Outcomes,
-    /// Questions that it was not bothered with: the breaker was open, or too many waited.
-    pub not_asked: Counter,
-    /// 1 while the breaker is open, else 0.
-    pub breaker_open: Gauge,
-}
-
-/// What delivering events counts.
-#[derive(Debug)]
-pub struct Webhook {
-    /// Events that were taken.
-    pub delivered: Counter,
-    /// Attempts that were not.
-    pub failed: Counter,
-    /// Events that were given up.
-    pub given_up: Counter,
-    /// Age of the oldest event in seconds, at the instance that delivers; 0 at others.
-    pub oldest: Gauge,
-}
-
-/// What the before-send hook answers.
-#[derive(Debug)]
-pub struct BeforeSend {
-    /// Sent as it is.
-    pub allowed: Counter,
-    /// Refused.
-    pub denied: Counter,
-    /// Sent with another content.
-    pub replaced: Counter,
-    /// No answer, or none that can be used.
-    pub failed: Counter,
 }
 
 /// One metric for each transport of long connections.
@@ -318,29 +262,6 @@ impl Outcomes {
     }
 }
 
-impl Business {
-    fn of(business: &mut Registry) -> Self {
-        let auths = Family::<Label, Counter>::default();
-        business.register("auths", "Tokens asked about by result", auths.clone());
-        let lookups = Family::<Label, Counter>::default();
-        business.register("lookups", "Calls for profiles by result", lookups.clone());
-        Self {
-            auths: Outcomes::of(&auths),
-            lookups: Outcomes::of(&lookups),
-            not_asked: count(
-                business,
-                "not_asked",
-                "Calls not made because the business server does not keep up or answer",
-            ),
-            breaker_open: level(
-                business,
-                "breaker_open",
-                "1 while the business server does not answer",
-            ),
-        }
-    }
-}
-
 impl Uploads {
     fn of(registry: &mut Registry) -> Self {
         let uploads = Family::<Label, Counter>::default();
@@ -353,51 +274,6 @@ impl Uploads {
                 "upload_bytes",
                 "Bytes of the files that were stored",
             ),
-        }
-    }
-}
-
-impl Bridge {
-    fn of(bridge: &mut Registry) -> Self {
-        Self {
-            published: count(bridge, "published", "Messages given to Redis"),
-            publish_dropped: count(bridge, "publish_dropped", "Messages not given to Redis"),
-            publish_queue: level(bridge, "publish_queue", "Messages that wait for Redis"),
-            received: count(bridge, "received", "Messages from other instances"),
-            ignored: count(bridge, "ignored", "Messages from Redis that cannot be read"),
-            discontinuities: count(
-                bridge,
-                "discontinuities",
-                "Times that something may have been missed",
-            ),
-            reconnects: count(bridge, "reconnects", "Connections to Redis had anew"),
-            subscriptions: level(bridge, "subscriptions", "Topics subscribed to"),
-        }
-    }
-}
-
-impl Webhook {
-    fn of(webhook: &mut Registry) -> Self {
-        Self {
-            delivered: count(webhook, "delivered", "Events that were taken"),
-            failed: count(
-                webhook,
-                "failed",
-                "Attempts to deliver an event that failed",
-            ),
-            given_up: count(webhook, "given_up", "Events that were given up"),
-            oldest: level(webhook, "oldest_seconds", "Age of the oldest event"),
-        }
-    }
-}
-
-impl BeforeSend {
-    fn of(family: &Family<Label, Counter>) -> Self {
-        Self {
-            allowed: family.get_or_create_owned(&[("result", "allowed")]),
-            denied: family.get_or_create_owned(&[("result", "denied")]),
-            replaced: family.get_or_create_owned(&[("result", "replaced")]),
-            failed: family.get_or_create_owned(&[("result", "failed")]),
         }
     }
 }
@@ -433,69 +309,4 @@ fn sizes(registry: &mut Registry, name: &str, help: &str) -> Histogram {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn everything_is_rendered_under_its_name() {
-        let metrics = Metrics::default();
-        metrics.sessions.tcp.inc();
-        metrics.sends.repeated.inc();
-        metrics.sign_ins.refused.inc();
-        metrics.closed("idle");
-        metrics.send_latency.observe(0.001);
-        metrics.deliveries.inc_by(3);
-        let text = metrics.render();
-        for line in [
-            concat!(
-                "im_build_info{version=\"",
-                env!("CARGO_PKG_VERSION"),
-                "\"} 1"
-            ),
-            "im_sessions{transport=\"tcp\"} 1",
-            "im_sessions{transport=\"websocket\"} 0",
-            "im_sends_total{result=\"ok\"} 0",
-            "im_sends_total{result=\"repeated\"} 1",
-            "im_sign_ins_total{result=\"refused\"} 1",
-            "im_closes_total{reason=\"idle\"} 1",
-            "im_send_latency_seconds_count 1",
-            "im_commit_latency_seconds_count 0",
-            "im_batch_sends_count 0",
-            "im_batch_rows_count 0",
-            "im_deliveries_total 3",
-            "im_gaps_filled_total 0",
-            "im_catch_up_reads_total 0",
-            "im_sync_pages_total 0",
-            "im_uploads_total{result=\"cut_off\"} 0",
-            "im_upload_bytes_total 0",
-            "im_bridge_published_total 0",
-            "im_bridge_publish_dropped_total 0",
-            "im_bridge_publish_queue 0",
-            "im_bridge_received_total 0",
-            "im_bridge_ignored_total 0",
-            "im_bridge_discontinuities_total 0",
-            "im_bridge_reconnects_total 0",
-            "im_bridge_subscriptions 0",
-            "im_business_auths_total{result=\"refused\"} 0",
-            "im_business_lookups_total{result=\"failed\"} 0",
-            "im_business_not_asked_total 0",
-            "im_business_breaker_open 0",
-            "im_webhook_delivered_total 0",
-            "im_webhook_failed_total 0",
-            "im_webhook_given_up_total 0",
-            "im_webhook_oldest_seconds 0",
-            "im_before_send_total{result=\"denied\"} 0",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
-        }
-        for name in [
-            "process_resident_memory_bytes ",
-            "process_cpu_seconds_total ",
-            "process_open_fds ",
-            "process_start_time_seconds ",
-        ] {
-            assert!(text.lines().any(|l| l.starts_with(name)), "{name}");
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-}
+mod tests;
