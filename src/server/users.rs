@@ -40,6 +40,17 @@ pub(super) async fn issuer(
     })
 }
 
+/// How long a token that was checked counts, where what is in the database counts for `cache_ttl`.
+pub(super) fn auth_cache_ttl(config: &Config, issuer: &Issuer, cache_ttl: Duration) -> Duration {
+    let of_the_business = seconds(config.users.auth_cache_s);
+    match issuer {
+        Issuer::Business(_) if config.redis.url.is_empty() => of_the_business,
+        // What other instances tell may be lost, and is made up for within the interval.
+        Issuer::Business(_) => of_the_business.min(seconds(config.delivery.reconcile_interval_s)),
+        Issuer::Own | Issuer::Signed(_) => cache_ttl,
+    }
+}
+
 /// Who knows the users.
 pub(super) fn directory(
     users: &config::Users,
