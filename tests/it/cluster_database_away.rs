@@ -10,21 +10,23 @@ use crate::support::{
     errors::{TRY_AGAIN_LATER, code},
     load::Load,
     messages::text,
-    wait::{eventually, within},
+    wait::{as_promised, eventually},
 };
 
 const CLIENTS: usize = 6;
 const PACE: Duration = Duration::from_millis(10);
-/// A send that cannot be stored is answered by then, and other calls before that.
+/// A send that cannot be stored is answered by then.
 const SEND_ANSWERED: Duration = Duration::from_secs(10);
+/// Another call that cannot be answered well.
+const CALL_ANSWERED: Duration = Duration::from_secs(7);
 const UNREADY: Duration = Duration::from_secs(10);
 
 /// Nobody waits for ever for a database that is away.
 async fn assert_answered(api: &Api, alice: &Device, bob: &Device) {
     let send = api.try_send(alice, text(bob.user_id, "x"));
-    let send = within(SEND_ANSWERED, "the answer to a send", send);
+    let send = as_promised(SEND_ANSWERED, "the answer to a send", send);
     let profile = async { api.get_user(alice, bob.user_id).await };
-    let profile = within(SEND_ANSWERED, "the answer to a call", profile);
+    let profile = as_promised(CALL_ANSWERED, "the answer to a call", profile);
     let (send, profile) = tokio::join!(send, profile);
     assert_eq!(code(&send.expect_err("it is away")), TRY_AGAIN_LATER);
     // What is remembered may be answered.
@@ -101,7 +103,7 @@ async fn one_instance_cut_off_from_the_database_says_so_and_the_other_goes_on() 
     let mut receiver = cluster[1].connect(Transport::Tcp, &bob).await;
     cluster[1].send(&alice, text(bob.user_id, "x")).await;
     receiver.push().await;
-    assert!(is_ready(&cluster[1]).await);
+    ready(&cluster[1], true).await;
     cluster.links(0).database.resume().await;
     ready(&cluster[0], true).await;
     load.more(200).await;
@@ -126,7 +128,7 @@ async fn a_network_that_swallows_packets_holds_nobody_else_up() {
         })
         .await
     };
-    within(2 * SEND_ANSWERED, "a send on the other instance", send).await;
+    as_promised(2 * SEND_ANSWERED, "a send on the other instance", send).await;
     cluster.links(0).database.resume().await;
     ready(&cluster[0], true).await;
     load.more(200).await;
@@ -163,7 +165,8 @@ async fn a_slow_database_slows_and_breaks_nothing() {
     }
     load.more(200).await;
     for at in 0..2 {
-        assert!(is_ready(&cluster[at]).await, "slow is not away");
+        // Slow is not away.
+        ready(&cluster[at], true).await;
     }
     for links in cluster.all_links() {
         links.database.resume().await;

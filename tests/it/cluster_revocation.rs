@@ -8,7 +8,7 @@ use im::pb::{IntSignOutReq, NoticeCode, SetPasswordReq, SignOutReq};
 use crate::support::{
     Cluster, Transport,
     errors::{SIGN_IN_AGAIN, assert_code},
-    wait::eventually,
+    wait::{BUSY, eventually},
 };
 
 const NEVER_S: u64 = 3_600;
@@ -122,5 +122,6 @@ async fn without_redis_a_revocation_takes_effect_within_the_interval(transport: 
     })
     .await;
     let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_secs(5 * INTERVAL_S), "{elapsed:?}");
+    let allowed = Duration::from_secs(5 * INTERVAL_S) + BUSY;
+    assert!(elapsed < allowed, "{elapsed:?}");
 }

@@ -7,7 +7,7 @@ use crate::support::{
     Process, Transport,
     errors::{TRY_AGAIN_LATER, code},
     messages::{text, text_with_id},
-    wait::{eventually, within},
+    wait::{as_promised, eventually},
 };
 
 /// A send that cannot be stored is answered by then.
@@ -23,7 +23,7 @@ async fn a_send_that_waits_for_somebody_elses_transaction_is_answered_in_time() 
     rows.hold_timelines().await;
     let request = text_with_id(bob.user_id, "held", "held");
     let send = server.try_send(&alice, request.clone());
-    let refused = within(SEND_ANSWERED, "the answer to a send", send).await;
+    let refused = as_promised(SEND_ANSWERED, "the answer to a send", send).await;
     assert_eq!(
         code(&refused.expect_err("it cannot be stored")),
         TRY_AGAIN_LATER
