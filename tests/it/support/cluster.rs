@@ -4,13 +4,21 @@
 
 use std::{
     ops::{Deref, Index, IndexMut},
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
 };
 
+use futures_util::FutureExt as _;
 use im::clock::{Clock, System};
 use test_servers::{Database, Engine, Private, Program, Proxy, RedisSpace};
 
-use super::{Api, Process, Server, server::Setting};
+use super::{Api, Process, Server, server::Setting, wait::eventually};
+
+/// How often a scenario is tried that Redis was too slow for.
+const ATTEMPTS: usize = 3;
+
+/// A room that nobody is in.
+const NOBODYS_ROOM: i64 = i64::MAX;
 
 /// Instances on one database and one Redis.
 pub struct Cluster<I = Server> {
@@ -29,13 +37,14 @@ pub struct Links {
 }
 
 /// What a cluster is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     instances: usize,
     own_database: bool,
     own_redis: bool,
     has_links: bool,
-    clock: Arc<dyn Clock>,
+    /// Of the first instances; the others read the machine's.
+    clocks: Vec<Arc<dyn Clock>>,
     settings: Vec<Setting>,
 }
 
@@ -61,9 +70,31 @@ impl Cluster {
             own_database: false,
             own_redis: false,
             has_links: false,
-            clock: Arc::new(System),
+            clocks: Vec::new(),
             settings: Vec::new(),
         }
+    }
+}
+
+/// Runs `scenario` on a cluster and what was prepared for it, and on others where it failed and the
+/// instances count that something between them was lost meanwhile: for what holds only while Redis is
+/// well, which it is not when the machine has no time for it. A failure without a loss is a failure.
+pub async fn undisturbed<T>(
+    prepare: impl AsyncFn() -> (Plan, T),
+    scenario: impl AsyncFn(&Cluster, &mut T),
+) {
+    for attempt in 1.. {
+        let (plan, mut prepared) = prepare().await;
+        let cluster = plan.start().await;
+        let before = cluster.disturbances().await;
+        let running = AssertUnwindSafe(scenario(&cluster, &mut prepared));
+        let Err(panic) = running.catch_unwind().await else {
+            return;
+        };
+        if attempt == ATTEMPTS || cluster.disturbances().await == before {
+            resume_unwind(panic);
+        }
+        println!("attempt {attempt} was disturbed");
     }
 }
 
@@ -86,9 +117,9 @@ impl Plan {
         self
     }
 
-    /// Instances in this process read the time from `clock`.
+    /// The next instance in this process reads the time from `clock`.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+        self.clocks.push(clock);
         self
     }
 
@@ -104,10 +135,20 @@ impl Plan {
         let mut instances = Vec::new();
         for at in 0..self.instances {
             let settings = self.settings(&ground, at);
-            let (database, clock) = (Arc::clone(&ground.database), Arc::clone(&self.clock));
+            let database = Arc::clone(&ground.database);
+            let clock = self.clocks.get(at).cloned();
+            let clock = clock.unwrap_or_else(|| Arc::new(System));
             instances.push(Server::on(database, clock, &settings, |_| {}).await);
         }
-        Cluster::new(ground, instances)
+        let cluster = Cluster::new(ground, instances);
+        cluster.bridged().await;
+        cluster
+    }
+
+    /// Runs `scenario` as [`undisturbed`] does.
+    pub async fn undisturbed(self, scenario: impl AsyncFn(&Cluster)) {
+        let prepare = async || (self.clone(), ());
+        undisturbed(prepare, async |cluster, ()| scenario(cluster).await).await;
     }
 
     /// Starts the instances as processes.
@@ -119,7 +160,9 @@ impl Plan {
             let database = Arc::clone(&ground.database);
             instances.push(Process::with_settings(database, &settings).await);
         }
-        Cluster::new(ground, instances)
+        let cluster = Cluster::new(ground, instances);
+        cluster.bridged().await;
+        cluster
     }
 
     async fn ground(&self) -> Ground {
@@ -210,6 +253,35 @@ impl<I: Deref<Target = Api>> Cluster<I> {
     /// The ways to all instances.
     pub fn apis(&self) -> Vec<Api> {
         self.instances.iter().map(|i| (**i).clone()).collect()
+    }
+
+    /// Waits until instances hear each other: each has told that it may have missed something before
+    /// it had subscribed, and what it publishes is taken.
+    async fn bridged(&self) {
+        for instance in &self.instances {
+            eventually("an instance has subscribed", async || {
+                let reported = instance.metric("im_bridge_discontinuities_total").await;
+                (reported > 0).then_some(())
+            })
+            .await;
+            eventually("an instance publishes", async || {
+                instance.push_text_to_room(NOBODYS_ROOM, "x").await;
+                let published = instance.metric("im_bridge_published_total").await;
+                (published > 0).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// How often something between the instances was lost, or may have been.
+    pub async fn disturbances(&self) -> u64 {
+        let mut count = 0;
+        for instance in &self.instances {
+            for metric in ["discontinuities", "publish_dropped", "reconnects"] {
+                count += instance.metric(&format!("im_bridge_{metric}_total")).await;
+            }
+        }
+        count
     }
 }
 
