@@ -23,6 +23,7 @@ mod browser;
 mod cluster_clocks;
 mod cluster_database_away;
 mod cluster_delivery;
+mod cluster_frozen;
 mod cluster_groups;
 mod cluster_kill;
 mod cluster_plan;
