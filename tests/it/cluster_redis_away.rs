@@ -5,53 +5,67 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Cluster, Server, Transport, balancer::is_ready, load::Load, messages::text, wait::eventually,
+    Api, Cluster, Server, Transport,
+    balancer::is_ready,
+    load::Load,
+    messages::text,
+    wait::{BUSY, PATIENCE, eventually, eventually_within},
 };
 
 const CLIENTS: usize = 6;
 const PACE: Duration = Duration::from_millis(10);
 const INTERVAL_S: u64 = 2;
-/// Whoever waits for the network takes longer.
-const PROMPT: Duration = Duration::from_secs(2);
+/// Whoever waits for Redis takes longer.
+const PROMPT: Duration = Duration::from_millis(500);
 
 fn plan() -> crate::support::cluster::Plan {
     Cluster::plan(2).set("delivery.reconcile_interval_s", INTERVAL_S)
 }
 
-/// A send on one instance reaches the other, in the time that is allowed without Redis; it is
-/// answered as quickly as ever.
+/// Sends on one instance reach the other, in the time that is allowed without Redis; they are answered
+/// as quickly as ever: most of them, where the disk or the machine is slow for a moment.
 async fn assert_delivers(cluster: &Cluster) {
     let (alice, bob) = (cluster[0].new_user().await, cluster[0].new_user().await);
     let mut receiver = cluster[1].connect(Transport::Tcp, &bob).await;
-    for n in 1..=3 {
+    let mut answered = Vec::new();
+    for n in 1..=5 {
         let started = Instant::now();
         cluster[0].send(&alice, text(bob.user_id, "x")).await;
-        let elapsed = started.elapsed();
-        assert!(elapsed < PROMPT, "answered after {elapsed:?}");
+        answered.push(started.elapsed());
         assert_eq!(receiver.push().await.seq, n);
         let elapsed = started.elapsed();
-        let allowed = Duration::from_secs(4 * INTERVAL_S);
+        let allowed = Duration::from_secs(4 * INTERVAL_S) + BUSY;
         assert!(elapsed < allowed, "delivered after {elapsed:?}");
     }
+    answered.sort_unstable();
+    assert!(answered[2] < PROMPT, "answered after {answered:?}");
 }
 
-/// Deliveries come over the bridge again: quicker than any sweep would bring them.
+/// Deliveries come over the bridge again: so many in a row are so quick only by bridge, as one in four
+/// is by the sweep.
 async fn assert_bridged(cluster: &Cluster) {
     let (alice, bob) = (cluster[0].new_user().await, cluster[0].new_user().await);
     let mut receiver = cluster[1].connect(Transport::Tcp, &bob).await;
-    let quick = Duration::from_millis(INTERVAL_S * 1_000 / 10);
-    eventually("five in a row are quick", async || {
-        for _ in 0..5 {
+    let quick = Duration::from_millis(INTERVAL_S * 1_000 / 4);
+    eventually_within(2 * PATIENCE, "nine of ten are quick", async || {
+        let mut slow = 0;
+        for _ in 0..10 {
             let started = Instant::now();
             cluster[0].send(&alice, text(bob.user_id, "x")).await;
             receiver.push().await;
-            if started.elapsed() > quick {
+            slow += usize::from(started.elapsed() > quick);
+            if slow > 1 {
                 return None;
             }
         }
         Some(())
     })
     .await;
+}
+
+/// That Redis is away is no reason not to be ready.
+async fn assert_ready(api: &Api) {
+    eventually("it is ready", async || is_ready(api).await.then_some(())).await;
 }
 
 #[tokio::test]
@@ -63,7 +77,7 @@ async fn a_redis_that_stops_and_comes_back_delays_and_loses_nothing() {
     load.more(200).await;
     assert_delivers(&cluster).await;
     for at in 0..2 {
-        assert!(is_ready(&cluster[at]).await, "Redis is no reason");
+        assert_ready(&cluster[at]).await;
     }
     cluster.redis_server().start_again().await;
     load.more(200).await;
@@ -163,7 +177,7 @@ async fn an_instance_starts_and_is_ready_without_redis() {
     cluster.redis_server().stop().await;
     let server: &mut Server = &mut cluster[1];
     server.restart().await;
-    assert!(is_ready(&cluster[1]).await);
+    assert_ready(&cluster[1]).await;
     assert_delivers(&cluster).await;
     cluster.redis_server().start_again().await;
     assert_bridged(&cluster).await;
