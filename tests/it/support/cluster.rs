@@ -298,3 +298,37 @@ impl<I> IndexMut<usize> for Cluster<I> {
         &mut self.instances[at]
     }
 }
+
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_failed_where_something_was_lost_is_tried_again() {
+        let attempts = Cell::new(0);
+        let scenario = async |cluster: &Cluster| {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() == 1 {
+                cluster.links(0).redis.cut().await;
+                eventually("what is lost is counted", async || {
+                    cluster[0].push_text_to_room(NOBODYS_ROOM, "x").await;
+                    let dropped = cluster[0].metric("im_bridge_publish_dropped_total").await;
+                    (dropped > 0).then_some(())
+                })
+                .await;
+                panic!("it was disturbed");
+            }
+        };
+        let plan = Cluster::plan(2).with_links();
+        plan.undisturbed(scenario).await;
+        assert_eq!(attempts.get(), 2);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "nothing was lost")]
+    async fn what_failed_where_nothing_was_lost_is_a_failure() {
+        let plan = Cluster::plan(2);
+        plan.undisturbed(async |_| panic!("nothing was lost")).await;
+    }
+}
