@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Conn, Engine, FailureKind, Outcome, Store, attempt,
+    Conn, Engine, FailureKind, Outcome, Store, Tx, attempt,
     group::Roster,
     message,
     outbox::{self, OfMessage},
@@ -256,13 +256,43 @@ impl Store {
         owner: Owner,
     ) -> Outcome<Vec<message::Known>> {
         let settle = async {
-            let tx = self.begin_raw().await?;
-            // It holds the lock of this row to its end, also where it inserts it; on SQLite it holds
-            // the right to write.
-            timeline::lock_heads(tx.conn(), [owner]).await?;
+            let tx = self.settled(owner).await?;
             message::stored(tx.conn(), ids).await
         };
         attempt(settle).await
+    }
+
+    /// As [`Store::settle`], for a transaction that put a message on these timelines that was stored
+    /// before: whether it stands at all of these positions.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub(crate) async fn settle_entries(
+        &self,
+        message: MessageId,
+        entries: &[Entry],
+    ) -> Outcome<bool> {
+        let Some((owner, _)) = entries.first() else {
+            return Ok(false);
+        };
+        let settle = async {
+            let tx = self.settled(*owner).await?;
+            let pairs: Vec<_> = entries.iter().map(|(owner, _)| (message, *owner)).collect();
+            let seqs = timeline::seqs_of(tx.conn(), &pairs).await?;
+            let stands =
+                |(owner, seq): &Entry| seqs.get(&(message, *owner)).is_some_and(|at| at == seq);
+            Ok(entries.iter().all(stands))
+        };
+        attempt(settle).await
+    }
+
+    /// A transaction that begins when every other one that took a position of `owner` has ended.
+    async fn settled(&self, owner: Owner) -> Outcome<Tx> {
+        let tx = self.begin_raw().await?;
+        // They hold the lock of this row to their end, also where they insert it; on SQLite they hold
+        // the right to write.
+        timeline::lock_heads(tx.conn(), [owner]).await?;
+        Ok(tx)
     }
 
     /// Which of `locks` somebody else holds right now. On SQLite nobody does: there is one writer.

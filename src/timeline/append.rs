@@ -105,8 +105,8 @@ pub async fn find_repeat(
 }
 
 /// After a commit whose outcome is unknown: whether the batch, which would have led to `placed`, was
-/// stored. One transaction: all of it is, or nothing. A batch that stored no message of its own
-/// counts as not stored, as it can be run again.
+/// stored. One transaction: all of it is, or nothing. A batch that took no position counts as not
+/// stored, as it can be run again.
 pub(super) async fn is_stored(
     store: &Store,
     batch: &[&Append],
@@ -116,7 +116,7 @@ pub(super) async fn is_stored(
     let is_new = |at: &usize| matches!(placed[*at], Placed::New { id, .. } if id == ids[*at]);
     let new: Vec<usize> = (0..batch.len()).filter(is_new).collect();
     if new.is_empty() {
-        return Ok(false);
+        return is_part_stored(store, placed).await;
     }
     let new_ids: Vec<MessageId> = new.iter().map(|at| ids[*at]).collect();
     let Some(owner) = new.iter().find_map(|at| placed[*at].an_owner()) else {
@@ -130,6 +130,20 @@ pub(super) async fn is_stored(
     Ok(new
         .into_iter()
         .any(|at| stored.contains(&(ids[at], &batch[at].message.digest[..]))))
+}
+
+/// As [`is_stored`], for a batch that stored no message of its own: a part of a large job only adds
+/// entries to what an earlier one stored. Run again it would find them standing, and nobody would be
+/// told of them.
+async fn is_part_stored(store: &Store, placed: &[Placed]) -> Outcome<bool> {
+    for placed in placed {
+        if let Placed::New { id, entries, .. } = placed
+            && !entries.is_empty()
+        {
+            return store.settle_entries(*id, entries).await;
+        }
+    }
+    Ok(false)
 }
 
 /// The answer to an id that was used for another message.
@@ -285,21 +299,47 @@ mod tests {
         assert!(look_up(&world, &batch, 1, &placed).await);
     }
 
+    /// A part of a large job.
+    fn part(users: &[i64], client_id: &str, message: Option<i64>) -> [Append; 1] {
+        let mut part = send(9, users, client_id, client_id.as_bytes());
+        let owners = users.iter().map(|user| Owner::User(UserId(*user)));
+        part.to = To::Rest {
+            owners: owners.collect(),
+            message: message.map(MessageId),
+        };
+        part.answer_owner = None;
+        [part]
+    }
+
+    #[tokio::test]
+    async fn lost_commit_of_a_part_that_is_not_the_first_is_found_by_its_entries() {
+        let world = Timelines::new().await;
+        for (client_id, base) in [("job", 10), ("", 20)] {
+            let before = world.timeline(1).await.len() as i64;
+            commit(&world, &part(&[1, 2], client_id, None), base).await;
+            // Somebody else's attempt has given it to the fourth.
+            commit(&world, &part(&[4], client_id, Some(base)), base + 1).await;
+            let second = part(&[2, 3, 5], client_id, Some(base));
+            let expected = [new(base, &[(3, before + 1), (5, before + 1)])];
+            assert!(!look_up(&world, &second, base + 2, &expected).await);
+            assert_eq!(commit(&world, &second, base + 2).await, expected);
+            assert!(look_up(&world, &second, base + 2, &expected).await);
+            // What stands there is another's.
+            let mixed = [new(base, &[(4, before + 1), (6, before + 1)])];
+            assert!(!look_up(&world, &second, base + 3, &mixed).await);
+            let elsewhere = [new(base, &[(3, before + 2), (5, before + 2)])];
+            assert!(!look_up(&world, &second, base + 3, &elsewhere).await);
+            // One that would have written nothing is run again.
+            assert!(!look_up(&world, &second, base + 3, &[new(base, &[])]).await);
+        }
+    }
+
     /// I3, for a job that was cut off half-way.
     #[tokio::test]
     async fn rest_of_a_large_job_goes_to_those_who_lack_it() {
         let world = Timelines::new().await;
         for client_id in ["job", ""] {
-            let part = |users: &[i64], message: Option<i64>| {
-                let mut part = send(9, users, client_id, client_id.as_bytes());
-                let owners = users.iter().map(|user| Owner::User(UserId(*user)));
-                part.to = To::Rest {
-                    owners: owners.collect(),
-                    message: message.map(MessageId),
-                };
-                part.answer_owner = None;
-                [part]
-            };
+            let part = |users: &[i64], message| part(users, client_id, message);
             // With an id of its sender's it is found whatever id it would get now.
             let (base, known) = match client_id {
                 "" => (20, Some(20)),

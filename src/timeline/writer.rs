@@ -342,6 +342,8 @@ fn too_late() -> Error {
 #[cfg(test)]
 mod aside_tests;
 #[cfg(test)]
+mod doubt_tests;
+#[cfg(test)]
 mod group_tests;
 #[cfg(test)]
 mod tests;
