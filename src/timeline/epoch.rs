@@ -3,10 +3,7 @@
 //! itself; this is for what else is to be forgotten then.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,18 +13,38 @@ use crate::store::{self, Store};
 
 /// The epoch last seen in the database.
 #[derive(Debug)]
-pub struct Epoch(AtomicI64);
+pub struct Epoch(Mutex<Seen>);
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    now: i64,
+    /// The one before. A transaction that began under it may be heard of late.
+    former: Option<i64>,
+}
 
 impl Epoch {
     /// The epoch read at start.
     #[must_use]
     pub const fn new(epoch: i64) -> Self {
-        Self(AtomicI64::new(epoch))
+        let seen = Seen {
+            now: epoch,
+            former: None,
+        };
+        Self(Mutex::new(seen))
     }
 
-    /// Takes over the epoch read in a transaction; true when it is another than before.
+    /// Takes over the epoch read in a transaction; true when it is a new one. The one before does not
+    /// come back.
     pub fn observe(&self, epoch: i64) -> bool {
-        self.0.swap(epoch, Ordering::AcqRel) != epoch
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if epoch == seen.now || Some(epoch) == seen.former {
+            return false;
+        }
+        *seen = Seen {
+            now: epoch,
+            former: Some(seen.now),
+        };
+        true
     }
 }
 
@@ -52,5 +69,22 @@ pub async fn watch(
                 tracing::warn!(%error, trace = ?error.trace(), "the epoch could not be read")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_epoch_that_is_heard_of_late_is_not_taken_for_a_new_one() {
+        let epoch = Epoch::new(1);
+        assert!(!epoch.observe(1));
+        assert!(epoch.observe(2));
+        assert!(!epoch.observe(1), "a transaction read it before");
+        assert!(!epoch.observe(2), "it was told already");
+        assert!(epoch.observe(3));
+        assert!(!epoch.observe(2));
+        assert!(!epoch.observe(3));
     }
 }
