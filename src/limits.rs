@@ -290,6 +290,10 @@ const _: () = assert!(DATABASE_CONNECTION_IDLE_MAX.as_millis() < IDLE_TRANSACTIO
 pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a starting instance waits for another one that migrates the database.
 pub const SCHEMA_WAIT_MAX: Duration = Duration::from_secs(300);
+/// As [`PLACE_SILENCE_MAX`], for the session that holds the right to migrate: a migration that is given
+/// up may have to be mended by hand.
+pub const SCHEMA_SILENCE_MAX: Duration = Duration::from_secs(60);
+const _: () = assert!(SCHEMA_SILENCE_MAX.as_millis() < SCHEMA_WAIT_MAX.as_millis());
 /// Between two looks whether an instance's place on the database is still its own.
 pub const PLACE_PING_INTERVAL: Duration = Duration::from_secs(2);
 /// A session that holds a place and was silent for so long is ended by the database server.

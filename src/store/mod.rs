@@ -22,7 +22,7 @@ use self::{
 use crate::{
     config,
     error::{Error, Result, ResultExt},
-    limits::{ATTEMPT_MAX, DATABASE_DEADLINE},
+    limits::{ATTEMPT_MAX, DATABASE_DEADLINE, SCHEMA_SILENCE_MAX},
 };
 
 pub mod ack;
@@ -126,16 +126,22 @@ impl Store {
     /// that start together one does it, and the others wait.
     ///
     /// # Errors
-    /// An internal error when a migration fails.
+    /// An internal error when a migration fails, or takes place no more under the lock that keeps the
+    /// others waiting.
     pub async fn migrate(&self) -> Result<()> {
-        let _alone = match &*self.engine {
-            Engine::Sqlite(_) => None,
-            Engine::Server(server) => Some(server.lock_schema().await?),
+        let migrate = async {
+            Migrator::up(&self.write, None)
+                .await
+                .internal("migrate the database")?;
+            cluster::ensure(self).await
         };
-        Migrator::up(&self.write, None)
-            .await
-            .internal("migrate the database")?;
-        cluster::ensure(self).await
+        match &*self.engine {
+            Engine::Sqlite(_) => migrate.await,
+            Engine::Server(server) => {
+                let alone = server.lock_schema(SCHEMA_SILENCE_MAX).await?;
+                alone.during(migrate).await
+            }
+        }
     }
 
     /// Takes a place on the database for a running instance. One that `is_alone` refuses all others

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sea_orm::sqlx::{self, AssertSqlSafe, Executor as _, Row as _};
 
 use super::{Address, Own, Server, in_time, place::POSTGRES_KEY};
-use crate::limits::{DATABASE_PING_MAX, PLACE_PING_INTERVAL};
+use crate::limits::{DATABASE_PING_MAX, PLACE_PING_INTERVAL, PLACE_SILENCE_MAX};
 
 /// The key of the duty to deliver events on PostgreSQL.
 const POSTGRES_DELIVERY_KEY: i64 = POSTGRES_KEY + 2;
@@ -53,7 +53,7 @@ impl Duty {
     async fn take(&mut self) -> sqlx::Result<bool> {
         if self.connection.is_none() {
             let mut connection = self.address.connect().await?;
-            in_time(DATABASE_PING_MAX, connection.end_soon_when_lost()).await?;
+            connection.end_when_lost(PLACE_SILENCE_MAX).await?;
             self.connection = Some(connection);
         }
         match &mut self.connection {

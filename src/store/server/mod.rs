@@ -186,7 +186,11 @@ impl Address {
 
 impl Own {
     async fn ping(&mut self) -> sqlx::Result<()> {
-        in_time(DATABASE_PING_MAX, async {
+        self.ping_within(DATABASE_PING_MAX).await
+    }
+
+    async fn ping_within(&mut self, max: Duration) -> sqlx::Result<()> {
+        in_time(max, async {
             match self {
                 Self::MySql(connection) => connection.ping().await,
                 Self::Postgres(connection) => connection.ping().await,
@@ -267,5 +271,7 @@ pub(super) async fn page(
     Ok((rows, false))
 }
 
+#[cfg(test)]
+mod place_tests;
 #[cfg(test)]
 mod tests;

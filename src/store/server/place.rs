@@ -5,7 +5,7 @@
 //! connection ends, however the instance dies. It guards against a mistake in the configuration; what
 //! is stored stays right without it, because I1 to I3 rest on the transactions.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, future::Future, time::Duration};
 
 use sea_orm::sqlx::{self, AssertSqlSafe, Executor as _, Row as _};
 
@@ -13,8 +13,8 @@ use super::{Address, Own, Server, in_time};
 use crate::{
     error::{Error, Result, ResultExt},
     limits::{
-        DATABASE_DEADLINE, PLACE_AGAIN_MAX, PLACE_PING_INTERVAL, PLACE_SILENCE_MAX, PLACE_WAIT_MAX,
-        SCHEMA_WAIT_MAX,
+        ATTEMPT_MAX, DATABASE_DEADLINE, PLACE_AGAIN_MAX, PLACE_PING_INTERVAL, PLACE_SILENCE_MAX,
+        PLACE_WAIT_MAX, SCHEMA_WAIT_MAX,
     },
 };
 
@@ -39,7 +39,8 @@ pub(in crate::store) struct Place {
 /// The right to change the schema: other instances wait.
 #[derive(Debug)]
 pub(in crate::store) struct SchemaLock {
-    _connection: Own,
+    connection: Own,
+    silence_max: Duration,
 }
 
 impl Server {
@@ -54,20 +55,45 @@ impl Server {
             connection: Some(connection),
         })
     }
-}
 
-impl Server {
-    /// A connection that holds the right to change the schema, until it is dropped.
-    pub(in crate::store) async fn lock_schema(&self) -> Result<SchemaLock> {
+    /// Waits for the right to change the schema. The server takes it from an instance of which it hears
+    /// nothing for `silence_max`.
+    pub(in crate::store) async fn lock_schema(&self, silence_max: Duration) -> Result<SchemaLock> {
         let lock = async {
             let mut connection = self.address.connect().await?;
+            connection.end_when_lost(silence_max).await?;
             in_time(SCHEMA_WAIT_MAX, connection.lock_schema()).await?;
             Ok::<_, sqlx::Error>(SchemaLock {
-                _connection: connection,
+                connection,
+                silence_max,
             })
         };
         lock.await
             .internal("wait for the right to migrate the database")
+    }
+}
+
+impl SchemaLock {
+    /// Does `work` as long as the right is held, however long that takes.
+    pub(in crate::store) async fn during<T>(
+        mut self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.lost() => Err(Error::internal("the right to migrate the database was lost")),
+        }
+    }
+
+    /// Completes when it may be another one's.
+    async fn lost(&mut self) {
+        loop {
+            tokio::time::sleep(self.silence_max / 4).await;
+            if let Err(error) = self.connection.ping_within(self.silence_max).await {
+                tracing::warn!(%error, "the right to migrate the database cannot be kept");
+                return;
+            }
+        }
     }
 }
 
@@ -103,7 +129,7 @@ fn refused(is_alone: bool) -> Error {
 /// A connection that holds a place, or `None` when there was none for so long.
 async fn take(address: &Address, is_alone: bool, max: Duration) -> sqlx::Result<Option<Own>> {
     let mut connection = address.connect().await?;
-    connection.end_soon_when_lost().await?;
+    connection.end_when_lost(PLACE_SILENCE_MAX).await?;
     let begun = tokio::time::Instant::now();
     loop {
         if in_time(DATABASE_DEADLINE, connection.take_place(is_alone)).await? {
@@ -130,9 +156,6 @@ impl Own {
             }
             Self::MySql(connection) => {
                 let wait = SCHEMA_WAIT_MAX.as_secs();
-                // It rests while another connection migrates.
-                let rest = format!("SET SESSION wait_timeout = {wait}");
-                connection.execute(AssertSqlSafe(rest)).await?;
                 let name = "CONCAT('im.schema.', LEFT(DATABASE(), 48))";
                 let lock = format!("SELECT GET_LOCK({name}, {wait})");
                 let taken: Option<i64> = connection
@@ -148,25 +171,32 @@ impl Own {
     }
 
     /// Has the server end the session, and with it the lock, when it has not heard of it for
-    /// [`PLACE_SILENCE_MAX`]: the machine may be gone without a word.
-    pub(super) async fn end_soon_when_lost(&mut self) -> sqlx::Result<()> {
-        let seconds = PLACE_SILENCE_MAX.as_secs();
-        match self {
-            Self::Postgres(connection) => {
-                // Unknown before version 14, where keepalive does it.
-                let idle = format!("SET idle_session_timeout = '{seconds}s'");
-                if let Err(error) = connection.execute(AssertSqlSafe(idle)).await {
-                    tracing::debug!(%error, "the server ends no idle sessions");
+    /// `silence_max`: the machine may be gone without a word.
+    pub(super) async fn end_when_lost(&mut self, silence_max: Duration) -> sqlx::Result<()> {
+        let seconds = silence_max.as_secs();
+        in_time(ATTEMPT_MAX, async {
+            match self {
+                Self::Postgres(connection) => {
+                    // Unknown before version 14, where keepalive does it.
+                    let idle = format!("SET idle_session_timeout = '{seconds}s'");
+                    if let Err(error) = connection.execute(AssertSqlSafe(idle)).await {
+                        tracing::debug!(%error, "the server ends no idle sessions");
+                    }
+                    let (idle, interval) = (seconds / 2, seconds / 4);
+                    let keepalive = format!(
+                        "SET tcp_keepalives_idle = {idle}; \
+                         SET tcp_keepalives_interval = {interval}; SET tcp_keepalives_count = 2"
+                    );
+                    let keepalive = sqlx::raw_sql(AssertSqlSafe(keepalive));
+                    keepalive.execute(connection).await.map(drop)
                 }
-                let keepalive = "SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; \
-                     SET tcp_keepalives_count = 2";
-                sqlx::raw_sql(keepalive).execute(connection).await.map(drop)
+                Self::MySql(connection) => {
+                    let idle = format!("SET SESSION wait_timeout = {seconds}");
+                    connection.execute(AssertSqlSafe(idle)).await.map(drop)
+                }
             }
-            Self::MySql(connection) => {
-                let idle = format!("SET SESSION wait_timeout = {seconds}");
-                connection.execute(AssertSqlSafe(idle)).await.map(drop)
-            }
-        }
+        })
+        .await
     }
 
     async fn take_place(&mut self, is_alone: bool) -> sqlx::Result<bool> {

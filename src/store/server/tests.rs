@@ -1,9 +1,9 @@
 //! The append transaction on database servers against the one on SQLite, which takes one send after
 //! the other: the same plans lead to the same places.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc};
 
-use test_servers::{Database, Engine, Private};
+use test_servers::{Database, Engine};
 use tokio::task::JoinSet;
 
 use super::super::{
@@ -16,7 +16,6 @@ use super::super::{
 use crate::{
     config,
     id::{GroupId, MessageId, Owner, Seq, UserId},
-    limits::{DATABASE_PING_MAX, PLACE_PING_INTERVAL},
     store::message::Row,
     testing::on_each_server,
 };
@@ -342,63 +341,8 @@ async fn unknown_outcome_is_told_when_the_transaction_has_ended(engine: Engine) 
     store.close().await;
 }
 
-/// Who is alone and who is not, of two instances.
-async fn instance_that_is_alone_refuses_others_and_is_refused(engine: Engine) {
-    let database = Database::of(engine).await;
-    let (one, other) = (
-        open(database.url().into()).await,
-        open(database.url().into()).await,
-    );
-    for (first, second, fits) in [
-        (true, true, false),
-        (true, false, false),
-        (false, true, false),
-        (false, false, true),
-    ] {
-        let held = one.take_place(first).await.unwrap();
-        let taken = other.take_place(second).await;
-        assert_eq!(taken.is_ok(), fits, "alone: {first}, {second}");
-        drop((held, taken));
-    }
-    // It waits for one that has just died.
-    let held = one.take_place(true).await.unwrap();
-    let (taken, ()) = tokio::join!(other.take_place(true), async { drop(held) });
-    taken.unwrap();
-    one.close().await;
-    other.close().await;
-}
-
-/// Its own former session does not stand in its way.
-async fn place_outlives_the_database(engine: Engine) {
-    let mut server = Private::start(engine.program().unwrap()).await;
-    let database = Database::on(&server).await;
-    let store = open(database.url().into()).await;
-    let kept = store.take_place(true).await.unwrap().keep();
-    let restarts = async {
-        server.kill();
-        server.start_again().await;
-        // As if it had lost a packet: it answers too late.
-        server.pause();
-        tokio::time::sleep(PLACE_PING_INTERVAL + DATABASE_PING_MAX + Duration::from_secs(1)).await;
-        server.resume();
-        // Another one finds it taken, once it is taken again.
-        let other = open(database.url().into()).await;
-        while other.take_place(true).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-        other.close().await;
-    };
-    tokio::select! {
-        refused = kept => panic!("{refused:?}"),
-        () = restarts => {}
-    }
-    store.close().await;
-}
-
 on_each_server!(
     server_places_what_sqlite_places,
     instances_append_each_send_once_and_without_gaps,
     unknown_outcome_is_told_when_the_transaction_has_ended,
-    instance_that_is_alone_refuses_others_and_is_refused,
-    place_outlives_the_database,
 );
