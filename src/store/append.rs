@@ -208,6 +208,15 @@ pub(super) async fn insert_events<'a>(
     conn: &impl Conn,
     stored: impl IntoIterator<Item = &'a Send>,
 ) -> Outcome<()> {
+    let (events, checks) = beside(stored);
+    outbox::insert(conn, &events).await?;
+    undelivered::insert(conn, &checks).await
+}
+
+/// What is written beside messages that are stored.
+pub(super) fn beside<'a>(
+    stored: impl IntoIterator<Item = &'a Send>,
+) -> (Vec<outbox::New>, Vec<undelivered::Check>) {
     let (mut events, mut checks) = (Vec::new(), Vec::new());
     for send in stored {
         if let Some(of_message) = &send.events {
@@ -216,8 +225,7 @@ pub(super) async fn insert_events<'a>(
             checks.extend(of_message.check(id));
         }
     }
-    outbox::insert(conn, &events).await?;
-    undelivered::insert(conn, &checks).await
+    (events, checks)
 }
 
 /// Takes the next position of each timeline; `next` has where each stands.

@@ -14,9 +14,12 @@ use sea_orm::sqlx::{
 
 use super::{append::Written, plan::Plan};
 use crate::{
-    id::{GroupId, MessageId, Owner, Seq},
+    id::{GroupId, Owner, Seq},
     limits::{IDLE_TRANSACTION_MAX, LOCK_TIMEOUT},
-    store::{append::Send, message::Row},
+    store::{
+        append::{Send, beside},
+        message::Row,
+    },
 };
 
 /// Bytes of a packet after which another one is begun: a fourth of what servers take by default.
@@ -173,18 +176,12 @@ async fn insert(
 
 /// What is written beside the messages, if anything is.
 fn push_events(sql: &mut String, sends: &[Send]) {
-    let beside = || {
-        let beside = sends.iter();
-        beside.filter_map(|send| Some((send.events.as_ref()?, MessageId(send.row.id))))
-    };
-    let mut events = beside()
-        .filter_map(|(events, message)| events.event(message))
-        .peekable();
-    if events.peek().is_some() {
+    let (events, checks) = beside(sends);
+    if !events.is_empty() {
         sql.push_str(
             "; INSERT INTO outbox (kind, owner_id, message_id, device_id, created_at) VALUES ",
         );
-        list(sql, events, |sql, event| {
+        list(sql, events.iter(), |sql, event| {
             let (kind, owner, message) = (event.kind.column(), event.owner, event.message.get());
             let (device, at) = (event.device, event.created_at);
             push(
@@ -193,12 +190,9 @@ fn push_events(sql: &mut String, sends: &[Send]) {
             );
         });
     }
-    let mut checks = beside()
-        .filter_map(|(events, message)| events.check(message))
-        .peekable();
-    if checks.peek().is_some() {
+    if !checks.is_empty() {
         sql.push_str("; INSERT INTO undelivered_check (due_at, message_id) VALUES ");
-        list(sql, checks, |sql, check| {
+        list(sql, checks.iter(), |sql, check| {
             push(sql, format_args!("({},{})", check.due_at, check.message_id));
         });
     }

@@ -15,9 +15,9 @@ use super::{
     plan::{Plan, Planned},
 };
 use crate::{
-    id::{GroupId, MessageId, Owner, Seq},
+    id::{GroupId, Owner, Seq},
     limits::{IDLE_TRANSACTION_MAX, LOCK_TIMEOUT},
-    store::{append::Send, outbox::New, undelivered::Check},
+    store::append::{Send, beside},
 };
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -201,16 +201,7 @@ fn bind_events<'q>(
     append: Query<'q, Postgres, PgArguments>,
     sends: &[Send],
 ) -> Query<'q, Postgres, PgArguments> {
-    let beside = || {
-        let beside = sends.iter();
-        beside.filter_map(|send| Some((send.events.as_ref()?, MessageId(send.row.id))))
-    };
-    let events: Vec<New> = beside()
-        .filter_map(|(events, message)| events.event(message))
-        .collect();
-    let checks: Vec<Check> = beside()
-        .filter_map(|(events, message)| events.check(message))
-        .collect();
+    let (events, checks) = beside(sends);
     let events = || events.iter();
     append
         .bind(events().map(|e| e.kind.column()).collect::<Vec<_>>())
