@@ -36,25 +36,75 @@ impl RedisServer {
 
     /// A Redis Cluster of one node.
     pub async fn cluster() -> Self {
-        let server = Self::with(&[
+        let node = Self::cluster_node().await;
+        node.ask("CLUSTER ADDSLOTSRANGE 0 16383").await;
+        node.until_well(1).await;
+        node
+    }
+
+    /// A Redis Cluster of two nodes with half of the slots each.
+    pub async fn cluster_of_two() -> [Self; 2] {
+        let nodes = [Self::cluster_node().await, Self::cluster_node().await];
+        for (node, (epoch, slots)) in nodes.iter().zip([(1, "0 8191"), (2, "8192 16383")]) {
+            node.ask(&format!("CLUSTER SET-CONFIG-EPOCH {epoch}")).await;
+            node.ask(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await;
+        }
+        let meet = format!("CLUSTER MEET 127.0.0.1 {}", nodes[1].port);
+        nodes[0].ask(&meet).await;
+        for node in &nodes {
+            node.until_well(2).await;
+        }
+        nodes
+    }
+
+    async fn cluster_node() -> Self {
+        Self::with(&[
             "--cluster-enabled",
             "yes",
             "--cluster-announce-ip",
             "127.0.0.1",
         ])
-        .await;
-        server.ask("CLUSTER ADDSLOTSRANGE 0 16383").await;
+        .await
+    }
+
+    /// Waits until a node knows who has all slots of a cluster of so many.
+    async fn until_well(&self, nodes: usize) {
         let is_well = async {
-            while !server
-                .ask("CLUSTER INFO")
-                .await
-                .contains("cluster_state:ok")
-            {
+            loop {
+                let info = self.ask("CLUSTER INFO").await;
+                let of_all = format!("cluster_size:{nodes}\r\n");
+                if info.contains("cluster_state:ok") && info.contains(&of_all) {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
         };
         timeout(LONG, is_well).await.expect("the cluster is well");
-        server
+    }
+
+    /// The slot of a Redis Cluster that a name is in.
+    pub async fn slot(&self, name: &str) -> u16 {
+        let answer = self.ask(&format!("CLUSTER KEYSLOT {name}")).await;
+        answer[1..].trim().parse().expect("a number")
+    }
+
+    /// Moves an empty slot to another node, as resharding does.
+    pub async fn move_slot(&self, slot: u16, to: &Self) {
+        let (own, other) = (self.node_id().await, to.node_id().await);
+        for (node, state) in [
+            (to, format!("IMPORTING {own}")),
+            (self, format!("MIGRATING {other}")),
+            (to, format!("NODE {other}")),
+            (self, format!("NODE {other}")),
+        ] {
+            let answer = node.ask(&format!("CLUSTER SETSLOT {slot} {state}")).await;
+            assert_eq!(answer, "+OK\r\n", "{state}");
+        }
+    }
+
+    async fn node_id(&self) -> String {
+        let answer = self.ask("CLUSTER MYID").await;
+        answer.lines().nth(1).expect("a bulk string").to_owned()
     }
 
     async fn with(arguments: &'static [&'static str]) -> Self {

@@ -6,6 +6,7 @@
 //! for the next one.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,8 +16,8 @@ use fred::{
     error::{Error as RedisError, ErrorKind},
     interfaces::{ClientLike, EventInterface},
     types::{
-        ClusterStateChange, ConnectHandle, Message, RespVersion,
-        config::{Config, ConnectionConfig, PerformanceConfig, TcpConfig},
+        ClusterHash, ClusterStateChange, ConnectHandle, CustomCommand, Message, RespVersion, Value,
+        config::{Config, ConnectionConfig, PerformanceConfig, Server, TcpConfig},
     },
 };
 use futures_util::future::try_join_all;
@@ -31,6 +32,12 @@ use crate::{
 
 /// What Redis answers, or that it does not.
 pub(in super::super) type Outcome<T> = std::result::Result<T, RedisError>;
+
+/// Who has which slots of a Redis Cluster, by the word of each server; nobody where it is none.
+pub(super) type Layout = HashMap<Server, Vec<Range>>;
+
+/// The first and the last of some slots, and the id of the primary that has them.
+type Range = [Value; 3];
 
 /// How often the client is asked whether it is connected, should it not tell.
 const CONNECT_POLL: Duration = Duration::from_millis(100);
@@ -52,7 +59,7 @@ pub(in super::super) struct Dialer {
 pub(in super::super) struct Connection {
     client: Client,
     router: ConnectHandle,
-    /// Of a Redis Cluster: slots have moved, or a node has come or gone.
+    /// Of a Redis Cluster: the client has found that slots have moved, or a node has come or gone.
     changes: broadcast::Receiver<Vec<ClusterStateChange>>,
     messages: Option<broadcast::Receiver<Message>>,
 }
@@ -206,27 +213,43 @@ impl Connection {
     }
 
     /// Completes with the reason when the connection is lost. A Redis Cluster that changes counts as
-    /// that: subscriptions to slots that have moved are gone, and the client does not tell. Not to be called again then. Cancel safe.
+    /// that once the client has found it out, which it does only when a command is sent on to another
+    /// node; whoever holds subscriptions asks for the [layout](Self::layout) beside it. Not to be
+    /// called again then. Cancel safe.
     pub(in super::super) async fn lost(&mut self) -> RedisError {
         tokio::select! {
             ended = &mut self.router => reason(ended),
-            _ = self.changes.recv() => {
-                RedisError::new(ErrorKind::Cluster, "the cluster has changed")
-            }
+            _ = self.changes.recv() => cluster_changed(),
         }
     }
 
     /// Asks every server that it is connected to whether it is there, behind all commands before.
     pub(super) async fn ping(&self) -> Outcome<()> {
-        let servers = self.client.active_connections();
-        let pings = servers.into_iter().map(|server| {
-            let client = self.client.with_cluster_node(server);
-            async move { client.ping::<String>(None).await }
+        self.ask_each("PING").await.map(drop)
+    }
+
+    /// Asks every server of a Redis Cluster who has which slots, behind all commands before. A node
+    /// that gives a slot away ends the subscriptions there; it says so itself, so nothing depends on
+    /// how soon the others hear of it.
+    pub(super) async fn layout(&self) -> Outcome<Layout> {
+        let answers = self.ask_each("CLUSTER SLOTS").await?;
+        let answers = answers.into_iter();
+        answers
+            .map(|(server, slots)| Ok((server, ranges(slots)?)))
+            .collect()
+    }
+
+    async fn ask_each(&self, command: &'static str) -> Outcome<Vec<(Server, Value)>> {
+        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+        let servers = self.client.active_connections().into_iter();
+        let asked = servers.map(|server| {
+            let client = self.client.with_cluster_node(&server);
+            let command = command.clone();
+            async move { Ok((server, client.custom(command, Vec::<Value>::new()).await?)) }
         });
-        match timeout(REDIS_TIMEOUT, try_join_all(pings)).await {
-            Ok(answers) => answers.map(drop),
-            Err(_) => Err(no_answer()),
-        }
+        timeout(REDIS_TIMEOUT, try_join_all(asked))
+            .await
+            .unwrap_or_else(|_| Err(no_answer()))
     }
 }
 
@@ -236,8 +259,27 @@ impl Drop for Connection {
     }
 }
 
+/// What an answer to CLUSTER SLOTS says of primaries.
+fn ranges(answer: Value) -> Outcome<Vec<Range>> {
+    let ranges: Vec<Vec<Value>> = answer.convert()?;
+    let ranges = ranges.iter().map(|range| match &range[..] {
+        [first, last, Value::Array(primary), ..] if primary.len() > 2 => {
+            Ok([first, last, &primary[2]].map(Value::clone))
+        }
+        _ => Err(RedisError::new(
+            ErrorKind::Protocol,
+            "the answer to CLUSTER SLOTS is none",
+        )),
+    });
+    ranges.collect()
+}
+
 pub(super) fn no_answer() -> RedisError {
     RedisError::new(ErrorKind::Timeout, "no answer in time")
+}
+
+pub(super) fn cluster_changed() -> RedisError {
+    RedisError::new(ErrorKind::Cluster, "the cluster has changed")
 }
 
 fn reason(ended: std::result::Result<Outcome<()>, tokio::task::JoinError>) -> RedisError {
@@ -258,5 +300,23 @@ mod tests {
             assert!(error.starts_with("redis.url: "), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn primaries_count_in_a_layout_and_replicas_do_not() {
+        let node = |id: &'static str| {
+            let node = ["127.0.0.1".into(), 6379.into(), id.into()];
+            Value::Array(node.into())
+        };
+        let range = |nodes: &[&'static str]| {
+            let mut range: Vec<Value> = vec![0.into(), 99.into()];
+            range.extend(nodes.iter().copied().map(node));
+            Value::Array(vec![Value::Array(range)])
+        };
+        let of = |nodes| ranges(range(nodes)).unwrap();
+        assert_eq!(of(&["a"]), [[0.into(), 99.into(), "a".into()]]);
+        assert_eq!(of(&["a", "b"]), of(&["a"]));
+        assert_ne!(of(&["b", "a"]), of(&["a"]));
+        assert!(ranges(range(&[])).is_err());
     }
 }

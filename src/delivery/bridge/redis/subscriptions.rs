@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    connection::{Connection, Dialer, Outcome, no_answer},
+    connection::{Connection, Dialer, Layout, Outcome, cluster_changed, no_answer},
     inbox::Event,
     names::{Channel, Names},
 };
@@ -235,20 +235,29 @@ impl Subscriber {
             if let Some(messages) = connection.take_messages() {
                 self.report(Event::Connected(messages)).await;
             }
+            // Before anything is subscribed to: what moves meanwhile is seen by comparing.
+            let layout = match self.is_sharded {
+                true => connection.layout().await?,
+                false => Layout::default(),
+            };
             self.subscriptions.up();
             let news = vec![self.names.channel(Channel::News)];
             self.subscribe(connection, news).await?;
             self.round(connection).await?;
             // Only now: who compares with the database misses nothing that comes after.
             self.report(Event::Discontinuity).await;
-            self.keep(connection).await
+            self.keep(connection, &layout).await
         };
         match serving.await {
             Ok(error) | Err(error) => error,
         }
     }
 
-    async fn keep(&self, connection: &mut Connection) -> Outcome<fred::error::Error> {
+    async fn keep(
+        &self,
+        connection: &mut Connection,
+        layout: &Layout,
+    ) -> Outcome<fred::error::Error> {
         // Changes do not put it off: those that only unsubscribe wait for no answer.
         let mut heartbeat = Instant::now() + REDIS_HEARTBEAT;
         loop {
@@ -256,11 +265,23 @@ impl Subscriber {
                 biased;
                 error = connection.lost() => return Ok(error),
                 () = sleep_until(heartbeat) => {
-                    connection.ping().await?;
+                    self.check(connection, layout).await?;
                     heartbeat = Instant::now() + REDIS_HEARTBEAT;
                 }
                 () = self.subscriptions.changed.notified() => self.round(connection).await?,
             }
+        }
+    }
+
+    /// Whether what was subscribed to still is. A node of a Redis Cluster ends subscriptions to a slot
+    /// that it gives away, which the client hears and does not tell.
+    async fn check(&self, connection: &Connection, layout: &Layout) -> Outcome<()> {
+        if !self.is_sharded {
+            return connection.ping().await;
+        }
+        match connection.layout().await? == *layout {
+            true => Ok(()),
+            false => Err(cluster_changed()),
         }
     }
 

@@ -163,6 +163,25 @@ impl Session {
     }
 }
 
+/// Publishes an entry and waits until it is given. What was counted as dropped, or reported as
+/// perhaps missed, is published once more; what was lost in silence is not.
+async fn carry(from: &Node, to: &Node, session: &mut Session, topic: Topic, seq: i64) {
+    let count = session.given.len() + 1;
+    loop {
+        let lost = losses(from, to);
+        from.publish(topic, seq);
+        tokio::select! {
+            () = session.until_given(count) => return,
+            () = until("it is given or known to be lost", || losses(from, to) > lost) => {}
+        }
+    }
+}
+
+/// What may be missing of what `from` publishes for `to`: Redis may be slow on a busy machine.
+fn losses(from: &Node, to: &Node) -> u64 {
+    from.metrics.bridge.publish_dropped.get() + to.metrics.bridge.discontinuities.get()
+}
+
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {

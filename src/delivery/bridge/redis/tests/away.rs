@@ -119,6 +119,32 @@ async fn frozen_redis_holds_nobody_up_and_is_used_again() {
     session.until_given(1).await;
 }
 
+/// Redis unsubscribes whoever follows a channel of the slot, and b does nothing that would be sent
+/// to the node that has it now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topic_whose_slot_moves_to_another_node_is_reported_and_received_again() {
+    let nodes = RedisServer::cluster_of_two().await;
+    let url = nodes[0].cluster_url();
+    let (a, b) = (
+        Node::connected(&url, 1).await,
+        Node::connected(&url, 2).await,
+    );
+    let mut session = b.follow(user(1)).await;
+    carry(&a, &b, &mut session, user(1), 1).await;
+    let slot = nodes[0].slot("test:u:1").await;
+    let (from, to) = match slot < 8192 {
+        true => (&nodes[0], &nodes[1]),
+        false => (&nodes[1], &nodes[0]),
+    };
+    let reported = b.metrics.bridge.discontinuities.get();
+    from.move_slot(slot, to).await;
+    until("the loss is reported", || {
+        b.metrics.bridge.discontinuities.get() > reported
+    })
+    .await;
+    carry(&a, &b, &mut session, user(1), 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_came_too_fast_are_reported() {
     let redis = RedisServer::start().await;
