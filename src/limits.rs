@@ -152,7 +152,7 @@ pub const BRIDGE_SUBSCRIBE_CHUNK: usize = 1_000;
 /// How long Redis may take to confirm subscriptions, answer a heartbeat or take a connection.
 pub const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a connection to Redis is tried. As long may it go unnoticed that a Redis Cluster has
-/// moved slots, and ended the subscriptions there.
+/// moved slots, and ended the subscriptions there, or that a server has become a replica.
 pub const REDIS_HEARTBEAT: Duration = Duration::from_secs(5);
 /// The first pause before another attempt to connect to Redis; each is twice as long.
 pub const REDIS_BACK_OFF_MIN: Duration = Duration::from_millis(50);

@@ -183,6 +183,21 @@ async fn entries_are_put_back_after_redis_lost_them() {
     b.until_online(true).await;
 }
 
+/// As after a failover that closes no connection.
+#[tokio::test]
+async fn redis_that_has_become_a_replica_counts_as_away() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let _session = a.sign_in(1);
+    a.until_written().await;
+    // Nobody answers there.
+    redis.ask("REPLICAOF 127.0.0.1 1").await;
+    a.until_connected(false).await;
+    redis.ask("REPLICAOF NO ONE").await;
+    a.until_connected(true).await;
+    b.until_online(true).await;
+}
+
 #[tokio::test]
 async fn instance_that_is_alone_knows_its_own_devices() {
     let registry = Arc::new(Registry::default());

@@ -62,6 +62,7 @@ pub(in super::super) struct Connection {
     /// Of a Redis Cluster: the client has found that slots have moved, or a node has come or gone.
     changes: broadcast::Receiver<Vec<ClusterStateChange>>,
     messages: Option<broadcast::Receiver<Message>>,
+    is_cluster: bool,
 }
 
 /// Reads the URL of a Redis.
@@ -77,12 +78,14 @@ pub(super) fn parse(url: &str) -> Result<Config> {
     })
 }
 
-/// Whether `error` is an answer: the connection is as good as before.
+/// Whether `error` is an answer that another connection would not change.
 pub(in super::super) fn is_refusal(error: &RedisError) -> bool {
-    matches!(
+    let is_answer = matches!(
         error.kind(),
         ErrorKind::InvalidCommand | ErrorKind::InvalidArgument | ErrorKind::Unknown
-    )
+    );
+    // A replica answers so: what is to be written belongs elsewhere.
+    is_answer && !error.details().starts_with("READONLY")
 }
 
 /// Waits for `work`, but not for longer than `within` once `stop` has come; `None` then.
@@ -181,12 +184,14 @@ impl Connection {
             messages: Some(client.message_rx()),
             router: client.connect(),
             changes: client.cluster_change_rx(),
+            is_cluster: config.server.is_clustered(),
             client,
         };
         let established = timeout(2 * REDIS_TIMEOUT, connection.established());
         established.await.unwrap_or_else(|_| Err(no_answer()))?;
         // To connect is a change too.
         connection.changes = connection.client.cluster_change_rx();
+        connection.check().await?;
         Ok(connection)
     }
 
@@ -223,9 +228,23 @@ impl Connection {
         }
     }
 
-    /// Asks every server that it is connected to whether it is there, behind all commands before.
-    pub(super) async fn ping(&self) -> Outcome<()> {
-        self.ask_each("PING").await.map(drop)
+    /// Asks every server that it is connected to whether it is there, behind all commands before. A
+    /// single one is asked what it is: one that has become a replica keeps its clients, and takes
+    /// what they publish, but others are elsewhere by now. In a Redis Cluster such a one sends them on.
+    pub(super) async fn check(&self) -> Outcome<()> {
+        if self.is_cluster {
+            return self.ask_each("PING").await.map(drop);
+        }
+        match self.ask_each("ROLE").await {
+            Ok(roles) if roles.iter().any(|(_, role)| is_replica(role)) => Err(RedisError::new(
+                ErrorKind::IO,
+                "the server has become a replica",
+            )),
+            Ok(_) => Ok(()),
+            // It is there, but does not tell: not every user may ask.
+            Err(error) if is_refusal(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks every server of a Redis Cluster who has which slots, behind all commands before. A node
@@ -272,6 +291,11 @@ fn ranges(answer: Value) -> Outcome<Vec<Range>> {
         )),
     });
     ranges.collect()
+}
+
+/// What an answer to ROLE says.
+fn is_replica(role: &Value) -> bool {
+    matches!(role, Value::Array(role) if role.first().and_then(Value::as_str).as_deref() == Some("slave"))
 }
 
 pub(super) fn no_answer() -> RedisError {

@@ -5,9 +5,10 @@
 //! reported as a discontinuity. A Redis that is away does not stop a start.
 //!
 //! A connection that is silently good for nothing is found at its next heartbeat, and given up: a
-//! server that hangs, and a Redis Cluster that has ended subscriptions because their slots have
-//! moved. So a loss is reported at the latest `REDIS_HEARTBEAT` and `REDIS_TIMEOUT` after it began,
-//! or as soon as there is a connection again.
+//! server that hangs, one that has become a replica while others went to its successor, and a Redis
+//! Cluster that has ended subscriptions because their slots have moved. So a loss is reported at the
+//! latest `REDIS_HEARTBEAT` and `REDIS_TIMEOUT` after it began, or as soon as there is a connection
+//! again.
 
 use std::sync::Arc;
 

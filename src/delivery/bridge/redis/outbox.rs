@@ -2,8 +2,9 @@
 //! batch before was on its way is the next batch.
 //!
 //! Invariant: whatever is not published is counted, and told to all as lost once publishing works
-//! again, but for ephemeral messages, which no comparison would bring back. Nothing is tried twice:
-//! an ephemeral message would be given twice.
+//! again, but for ephemeral messages, which no comparison would bring back. So is it told when a
+//! connection was lost: its server may have taken what no other instance was there to hear. Nothing
+//! is tried twice: an ephemeral message would be given twice.
 
 use std::{
     collections::VecDeque,
@@ -79,7 +80,7 @@ struct Queue {
     copies: usize,
     /// Something is taken: there is a connection.
     is_open: bool,
-    /// Something was dropped, and nobody has been told yet.
+    /// Something was dropped or may be lost, and nobody has been told yet.
     is_lossy: bool,
 }
 
@@ -170,11 +171,16 @@ impl Outbox {
         self.metrics.bridge.publish_queue.set(0);
     }
 
+    /// Something that was published may have reached nobody.
+    fn doubt(&self) {
+        self.lock().is_lossy = true;
+    }
+
     fn is_lossy(&self) -> bool {
         self.lock().is_lossy
     }
 
-    /// Whether something was dropped since the last call.
+    /// Whether something was dropped or may be lost since the last call.
     pub(super) fn take_loss(&self) -> bool {
         mem::take(&mut self.lock().is_lossy)
     }
@@ -254,7 +260,10 @@ impl Publisher {
             self.outbox.close(&batch);
             match ended {
                 None | Some(Ok(())) => return,
-                Some(Err(error)) => dialer.is_away(&error),
+                Some(Err(error)) => {
+                    self.outbox.doubt();
+                    dialer.is_away(&error);
+                }
             }
         }
     }
@@ -266,7 +275,13 @@ impl Publisher {
         batch: &mut Vec<Item>,
         stop: &CancellationToken,
     ) -> Outcome<()> {
+        // What is published does not put it off.
+        let mut heartbeat = Instant::now() + REDIS_HEARTBEAT;
         loop {
+            if heartbeat <= Instant::now() {
+                connection.check().await?;
+                heartbeat = Instant::now() + REDIS_HEARTBEAT;
+            }
             self.fill(batch);
             if !batch.is_empty() {
                 self.publish(connection, batch).await?;
@@ -277,11 +292,10 @@ impl Publisher {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            let heartbeat = Instant::now() + REDIS_HEARTBEAT;
             tokio::select! {
                 () = self.outbox.filled.notified() => {}
                 () = self.loss_due() => {}
-                () = sleep_until(heartbeat) => connection.ping().await?,
+                () = sleep_until(heartbeat) => {}
                 () = stop.cancelled() => {}
                 error = connection.lost() => return Err(error),
             }

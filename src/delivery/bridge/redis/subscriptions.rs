@@ -277,7 +277,7 @@ impl Subscriber {
     /// that it gives away, which the client hears and does not tell.
     async fn check(&self, connection: &Connection, layout: &Layout) -> Outcome<()> {
         if !self.is_sharded {
-            return connection.ping().await;
+            return connection.check().await;
         }
         match connection.layout().await? == *layout {
             true => Ok(()),
@@ -322,7 +322,7 @@ impl Subscriber {
             }
             client.subscribe(channels).await?;
             // The client does not wait for the answer; this one comes behind it.
-            connection.ping().await
+            connection.check().await
         };
         timeout(REDIS_TIMEOUT, subscribing)
             .await

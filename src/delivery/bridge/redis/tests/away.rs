@@ -145,6 +145,47 @@ async fn topic_whose_slot_moves_to_another_node_is_reported_and_received_again()
     carry(&a, &b, &mut session, user(1), 2).await;
 }
 
+/// As after a failover that closes no connection: it takes what is published, and only those who
+/// are still there hear it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_becomes_a_replica_is_left_until_it_is_a_primary_and_the_loss_reported() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (
+        Node::connected(&redis.url(), 1).await,
+        Node::connected(&redis.url(), 2).await,
+    );
+    let mut session = b.follow(user(1)).await;
+    let reported = b.metrics.bridge.discontinuities.get();
+    let dropped = a.metrics.bridge.publish_dropped.get();
+    // Nobody answers there.
+    assert_eq!(redis.ask("REPLICAOF 127.0.0.1 1").await, "+OK\r\n");
+    until("what is published is dropped", || {
+        a.router.tell(News::Profile(UserId(0)));
+        a.metrics.bridge.publish_dropped.get() > dropped
+    })
+    .await;
+    assert_eq!(redis.ask("REPLICAOF NO ONE").await, "+OK\r\n");
+    until("the loss is reported", || {
+        b.metrics.bridge.discontinuities.get() > reported
+    })
+    .await;
+    a.connects().await;
+    carry(&a, &b, &mut session, user(1), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_who_may_not_ask_what_the_server_is_is_served() {
+    let redis = RedisServer::start().await;
+    let forbid = redis.ask("ACL SETUSER default -role").await;
+    assert_eq!(forbid, "+OK\r\n");
+    let (a, b) = (
+        Node::connected(&redis.url(), 1).await,
+        Node::connected(&redis.url(), 2).await,
+    );
+    let mut session = b.follow(user(1)).await;
+    carry(&a, &b, &mut session, user(1), 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_came_too_fast_are_reported() {
     let redis = RedisServer::start().await;
