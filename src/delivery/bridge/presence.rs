@@ -79,8 +79,11 @@ pub struct Keeper {
     registry: Arc<Registry>,
     dialer: Dialer,
     names: Names,
-    /// Another one after so much was lost that nobody knows which entries are still right.
+    /// Another one whenever nobody knows which entries are still right: after a connection was lost,
+    /// or so many changes were that they are not remembered.
     instance: Arc<AtomicU64>,
+    /// The key of the name before, until all entries are written under the present one.
+    former: Option<String>,
     is_sharded: bool,
     client: watch::Sender<Option<Client>>,
     written: watch::Sender<u64>,
@@ -125,6 +128,7 @@ impl Presence {
             dialer: redis.dialer("presence"),
             names: redis.names().clone(),
             instance,
+            former: None,
             is_sharded: redis.is_sharded(),
             client,
             written,
@@ -222,7 +226,13 @@ impl Keeper {
             self.client.send_replace(None);
             match ended {
                 None | Some(Ok(())) => return,
-                Some(Err(error)) => self.dialer.is_away(&error),
+                Some(Err(error)) => {
+                    // Redis may come back without the last of what was written, or removed, and
+                    // with this instance's key. Under a new name all is written again, and what
+                    // stands there under the former counts no longer.
+                    self.former = Some(self.rename());
+                    self.dialer.is_away(&error);
+                }
             }
         }
     }
@@ -237,8 +247,7 @@ impl Keeper {
         while !stop.is_cancelled() {
             if self.registry.take_overflow() {
                 // Its entries go with the key, now or when its lease is over.
-                let former = self.own_key();
-                self.instance.store(rand::random(), Ordering::Release);
+                let former = self.rename();
                 renewal = Instant::now();
                 client.del::<(), _>(former).await?;
             }
@@ -247,8 +256,10 @@ impl Keeper {
                 renewal = Instant::now() + PRESENCE_RENEWAL;
             }
             let written = refused(self.write_changes(&client).await)?;
-            if written == Some(true) {
-                continue;
+            match written {
+                Some(true) => continue,
+                Some(false) => self.forget_former(&client).await?,
+                None => {}
             }
             tokio::select! {
                 // What was refused is tried again with the next renewal.
@@ -258,6 +269,7 @@ impl Keeper {
                 error = connection.lost() => return Err(error),
             }
         }
+        self.forget_former(&client).await?;
         client.del::<(), _>(self.own_key()).await?;
         while self.write_changes(&client).await? {}
         Ok(())
@@ -320,6 +332,22 @@ impl Keeper {
             client.eval::<(), _, _, _>(WRITE, keys, args)
         });
         try_join_all(writes).await.map(drop)
+    }
+
+    /// Takes another name. Returns the key of the one before.
+    fn rename(&self) -> String {
+        let former = self.own_key();
+        self.instance.store(rand::random(), Ordering::Release);
+        former
+    }
+
+    /// Takes the key of the name before away, if there is one. Where that is missed, it ends by
+    /// itself.
+    async fn forget_former(&mut self, client: &Client) -> Outcome<()> {
+        match self.former.take() {
+            Some(former) => client.del(former).await,
+            None => Ok(()),
+        }
     }
 
     fn own_key(&self) -> String {

@@ -50,7 +50,11 @@ impl Node {
     }
 
     fn sign_in(&self, generation: i64) -> Arc<Handle> {
-        let handle = Arc::new(Handle::new(DEVICE));
+        self.sign_in_on(DEVICE, generation)
+    }
+
+    fn sign_in_on(&self, device: DeviceId, generation: i64) -> Arc<Handle> {
+        let handle = Arc::new(Handle::new(device));
         self.registry.enter(&handle);
         let credential = Credential {
             user: USER,
@@ -76,8 +80,12 @@ impl Node {
     }
 
     async fn until_online(&self, online: bool) {
+        self.until_online_on(DEVICE, online).await;
+    }
+
+    async fn until_online_on(&self, device: DeviceId, online: bool) {
         let waiting = async {
-            while self.presence.online(DEVICE).await != online {
+            while self.presence.online(device).await != online {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -183,6 +191,51 @@ async fn entries_are_put_back_after_redis_lost_them() {
     b.until_online(true).await;
 }
 
+/// As when a replica took over that had not been given the last writes, of so many devices that each
+/// is renewed rarely.
+#[tokio::test]
+async fn entries_that_a_failover_lost_are_put_back_with_the_next_connection() {
+    let redis = RedisServer::start().await;
+    let a = Node::new(&redis.url(), 1);
+    let devices: Vec<_> = (0..2 * PRESENCE_REFRESH_RENEWALS as i64)
+        .map(|device| DeviceId(1_000 + device))
+        .collect();
+    let sign_in = |device: &DeviceId| a.sign_in_on(*device, 1);
+    let _sessions: Vec<_> = devices.iter().map(sign_in).collect();
+    a.until_written().await;
+    let keys = devices.iter().map(|device| format!(" test:d:{device}"));
+    redis.ask(&format!("DEL{}", keys.collect::<String>())).await;
+    redis.ask("CLIENT KILL TYPE normal").await;
+    let b = Node::new(&redis.url(), 2);
+    for device in devices {
+        b.until_online_on(device, true).await;
+    }
+}
+
+/// As when a replica took over that had not been told of the removal.
+#[tokio::test]
+async fn entry_whose_removal_a_failover_lost_counts_no_longer_with_the_next_connection() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
+    let session = a.sign_in(1);
+    a.until_written().await;
+    a.registry.leave(&session);
+    a.until_written().await;
+    let entry = "generation 1 instance 0000000000000001 user 7 room 9";
+    redis.ask(&format!("HSET test:d:{DEVICE} {entry}")).await;
+    assert_eq!(c_room(&b).await, Some(ROOM));
+    redis.ask("CLIENT KILL TYPE normal").await;
+    let c = Node::new(&redis.url(), 3);
+    let leaving = async {
+        // While it is not known, that is an error.
+        while !matches!(c.presence.room(USER, DEVICE).await, Ok(None)) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let left = tokio::time::timeout(LONG, leaving).await;
+    left.expect("it counts no longer");
+}
+
 /// As after a failover that closes no connection.
 #[tokio::test]
 async fn redis_that_has_become_a_replica_counts_as_away() {
@@ -214,15 +267,7 @@ async fn key_that_is_no_entry_harms_no_other() {
     redis.ask(&format!("SET test:d:{DEVICE} x")).await;
     let (a, b) = (Node::new(&redis.url(), 1), Node::new(&redis.url(), 2));
     let _session = a.sign_in(1);
-    let other = Arc::new(Handle::new(DeviceId(6)));
-    a.registry.enter(&other);
-    let credential = Credential {
-        user: USER,
-        generation: 1,
-        token_hash: [0; 32],
-        expires_at: 0,
-    };
-    a.registry.sign_in(&other, credential);
+    let _other = a.sign_in_on(DeviceId(6), 1);
     a.until_written().await;
     assert!(b.presence.online(DeviceId(6)).await);
 }
