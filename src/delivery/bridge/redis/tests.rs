@@ -202,24 +202,41 @@ async fn entries_reach_other_instances_in_order_and_echoes_nobody() {
         Node::connected(&redis.url(), 1).await,
         Node::connected(&redis.url(), 2).await,
     );
+    // A busy machine may be too slow for a batch, which is counted; then others are written to.
+    let mut first = 0;
+    while !four_are_given_500(&a, &b, first).await {
+        first += 4;
+        assert!(first < 40, "it is always lossy");
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+/// Gives four users 500 entries each, in order. Returns false if something was counted as lost.
+async fn four_are_given_500(a: &Node, b: &Node, first: i64) -> bool {
+    let ids = first..first + 4;
     let mut readers = Vec::new();
-    for id in 0..4 {
+    for id in ids.clone() {
         readers.push((a.follow(user(id)).await, b.follow(user(id)).await));
     }
-    let before = a.metrics.bridge.received.get();
+    let lost = losses(a, b);
+    let (echoes, gaps) = (a.metrics.bridge.received.get(), b.metrics.gaps_filled.get());
     for seq in 1..=500 {
-        (0..4).for_each(|id| a.publish(user(id), seq));
+        ids.clone().for_each(|id| a.publish(user(id), seq));
     }
     for (own, other) in &mut readers {
-        other.until_given(500).await;
+        tokio::select! {
+            () = other.until_given(500) => {}
+            () = until("all are given or known to be lost", || losses(a, b) > lost) => return false,
+        }
         assert!(other.given.iter().copied().eq(1..=500));
         own.until_given(500).await;
         assert!(own.given.iter().copied().eq(1..=500));
     }
-    assert_eq!(a.metrics.bridge.received.get(), before);
-    assert_eq!(b.metrics.gaps_filled.get(), 0);
-    a.stop().await;
-    b.stop().await;
+    let is_lossy = losses(a, b) > lost;
+    assert_eq!(a.metrics.bridge.received.get(), echoes);
+    assert!(is_lossy || b.metrics.gaps_filled.get() == gaps);
+    !is_lossy
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,8 +256,7 @@ async fn nothing_published_after_a_lease_is_missed() {
         );
         for id in 1..=200 {
             let mut session = b.follow(user(id)).await;
-            a.publish(user(id), 1);
-            session.until_given(1).await;
+            carry(&a, &b, &mut session, user(id), 1).await;
         }
         until("all are unsubscribed", || {
             b.metrics.bridge.subscriptions.get() == 0
