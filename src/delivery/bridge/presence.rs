@@ -258,7 +258,7 @@ impl Keeper {
             let written = refused(self.write_changes(&client).await)?;
             match written {
                 Some(true) => continue,
-                Some(false) => self.forget_former(&client).await?,
+                Some(false) => drop(refused(self.forget_former(&client).await)?),
                 None => {}
             }
             tokio::select! {

@@ -236,6 +236,30 @@ async fn entry_whose_removal_a_failover_lost_counts_no_longer_with_the_next_conn
     left.expect("it counts no longer");
 }
 
+/// A Redis that refuses to remove is as good after another connection as before it.
+#[tokio::test]
+async fn former_name_that_cannot_be_removed_costs_no_connection() {
+    let redis = RedisServer::start().await;
+    let a = Node::new(&redis.url(), 1);
+    let session = a.sign_in(1);
+    a.until_written().await;
+    let mut client = a.presence.shared.as_ref().unwrap().client.clone();
+    client.mark_unchanged();
+    assert_eq!(redis.ask("ACL SETUSER default -del").await, "+OK\r\n");
+    redis.ask("CLIENT KILL TYPE normal").await;
+    let lost = tokio::time::timeout(LONG, client.changed());
+    lost.await.expect("the connection is lost").unwrap();
+    a.until_connected(true).await;
+    a.registry.enter_room(&session, Some(ROOM));
+    a.until_written().await;
+    client.mark_unchanged();
+    for room in [None, Some(ROOM)] {
+        a.registry.enter_room(&session, room);
+        a.until_written().await;
+    }
+    assert!(!client.has_changed().unwrap(), "it was lost again");
+}
+
 /// As after a failover that closes no connection.
 #[tokio::test]
 async fn redis_that_has_become_a_replica_counts_as_away() {
