@@ -24,8 +24,9 @@ pub(super) async fn open(
     groups: &Groups,
 ) -> Result<[grpc::Health; 2]> {
     let external = grpc::external(grpc::External {
-        authenticator: Arc::clone(&services.authenticator),
+        authenticator: Arc::clone(&services.memory.authenticator),
         accounts: services
+            .memory
             .directory
             .is_built_in()
             .then(|| Arc::clone(&services.accounts)),
@@ -36,10 +37,10 @@ pub(super) async fn open(
     });
     let external = external.await?;
     let internal = grpc::internal(grpc::Internal {
-        authenticator: Arc::clone(&services.authenticator),
+        authenticator: Arc::clone(&services.memory.authenticator),
         accounts: Arc::clone(&services.accounts),
         devices: services.devices.clone(),
-        directory: Arc::clone(&services.directory),
+        directory: Arc::clone(&services.memory.directory),
         presence: Arc::clone(&services.presence),
         messages: Arc::clone(&services.messages),
         token: base.config.internal.token.clone(),
@@ -62,7 +63,7 @@ fn public(base: &Base, services: &Services, web: Router, groups: &Groups) -> Rou
     let websocket = origins.guard(websocket::routes(Arc::clone(&services.gateway)));
     let files = http::files::routes(http::files::Options {
         files: Arc::clone(&services.files),
-        authenticator: Arc::clone(&services.authenticator),
+        authenticator: Arc::clone(&services.memory.authenticator),
         metrics: Arc::clone(&base.metrics),
     });
     let health = http::health_routes(

@@ -28,7 +28,7 @@ use crate::{
     store::{self, Store, outbox::Outbox},
     telemetry::Metrics,
     timeline::{Writer, epoch::Epoch, pages::Pages, writer},
-    user::{Accounts, Directory},
+    user::Accounts,
     webhook::{self, BeforeSend},
 };
 
@@ -42,8 +42,6 @@ pub(super) struct Base {
 
 /// What the edges serve, and what they end.
 pub(super) struct Services {
-    pub(super) authenticator: Arc<Authenticator>,
-    pub(super) directory: Arc<Directory>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) devices: Devices,
     pub(super) messages: Arc<Messages>,
@@ -110,8 +108,6 @@ impl Services {
             core,
         );
         let services = Self {
-            authenticator: Arc::clone(&memory.authenticator),
-            directory: Arc::clone(&memory.directory),
             accounts: Arc::new(accounts.await?),
             devices: Devices::new(store.clone(), Arc::clone(clock)),
             friends: Arc::new(friends),
