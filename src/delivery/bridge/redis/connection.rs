@@ -236,10 +236,9 @@ impl Connection {
             return self.ask_each("PING").await.map(drop);
         }
         match self.ask_each("ROLE").await {
-            Ok(roles) if roles.iter().any(|(_, role)| is_replica(role)) => Err(RedisError::new(
-                ErrorKind::IO,
-                "the server has become a replica",
-            )),
+            Ok(roles) if roles.iter().any(|(_, role)| is_replica(role)) => {
+                Err(RedisError::new(ErrorKind::IO, "the server is a replica"))
+            }
             Ok(_) => Ok(()),
             // It is there, but does not tell: not every user may ask.
             Err(error) if is_refusal(&error) => Ok(()),

@@ -236,9 +236,10 @@ impl Subscriber {
                 self.report(Event::Connected(messages)).await;
             }
             // Before anything is subscribed to: what moves meanwhile is seen by comparing.
-            let layout = match self.is_sharded {
-                true => connection.layout().await?,
-                false => Layout::default(),
+            let layout = if self.is_sharded {
+                connection.layout().await?
+            } else {
+                Layout::default()
             };
             self.subscriptions.up();
             let news = vec![self.names.channel(Channel::News)];
@@ -279,9 +280,10 @@ impl Subscriber {
         if !self.is_sharded {
             return connection.check().await;
         }
-        match connection.layout().await? == *layout {
-            true => Ok(()),
-            false => Err(cluster_changed()),
+        if connection.layout().await? == *layout {
+            Ok(())
+        } else {
+            Err(cluster_changed())
         }
     }
 
