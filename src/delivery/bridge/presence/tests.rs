@@ -293,7 +293,7 @@ async fn key_that_is_no_entry_harms_no_other() {
     let _session = a.sign_in(1);
     let _other = a.sign_in_on(DeviceId(6), 1);
     a.until_written().await;
-    assert!(b.presence.online(DeviceId(6)).await);
+    b.until_online_on(DeviceId(6), true).await;
 }
 
 #[tokio::test]
