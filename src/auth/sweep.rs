@@ -156,7 +156,8 @@ impl Sweep {
 
     /// Returns what must be looked at again, or `None` where the database did not answer.
     async fn compare(&self, sessions: &[Arc<Handle>]) -> Option<Vec<DeviceId>> {
-        match compare(&self.store, sessions, self.clock.now_ms()).await {
+        let comparison = Comparison::of(sessions);
+        match comparison.against(&self.store, self.clock.now_ms()).await {
             Ok(changing) => Some(changing),
             Err(error) => {
                 tracing::warn!(%error, trace = ?error.trace(), "comparing sessions with the database failed");
@@ -174,32 +175,39 @@ struct Unsettled {
     failed: bool,
 }
 
-/// Ends those that the database does not know any more. Gives the devices whose sessions were on
-/// their way in, or went on with another token, while it was asked: nothing can be said of them.
-pub(super) async fn compare(
-    store: &Store,
-    sessions: &[Arc<Handle>],
-    now_ms: i64,
-) -> Result<Vec<DeviceId>> {
-    let before: Vec<Option<Credential>> =
-        sessions.iter().map(|handle| handle.credential()).collect();
-    let devices: Vec<DeviceId> = sessions.iter().map(|handle| handle.device()).collect();
-    let tokens = store::session::tokens(store.reader(), &devices).await?;
-    let generations = store::session::generations(store.reader(), &devices).await?;
-    let mut changing = Vec::new();
-    for (handle, before) in sessions.iter().zip(before) {
-        let Some(credential) = before.filter(|_| handle.credential() == before) else {
-            changing.push(handle.device());
-            continue;
-        };
-        let token = tokens.get(&handle.device());
-        let token = token.filter(|token| handle.goes_by(&token.token_hash));
-        let generation = generations.get(&handle.device()).copied();
-        if let Some(why) = verdict(&credential, token, generation, now_ms) {
-            handle.evict(why);
-        }
+/// Sessions as they were before the database is asked about them.
+pub(super) struct Comparison<'a> {
+    sessions: &'a [Arc<Handle>],
+    before: Vec<Option<Credential>>,
+}
+
+impl<'a> Comparison<'a> {
+    pub(super) fn of(sessions: &'a [Arc<Handle>]) -> Self {
+        let before = sessions.iter().map(|handle| handle.credential()).collect();
+        Self { sessions, before }
     }
-    Ok(changing)
+
+    /// Ends those that the database does not know any more. Gives the devices whose sessions were on
+    /// their way in, or went on with another token, while it was asked: nothing can be said of them.
+    pub(super) async fn against(self, store: &Store, now_ms: i64) -> Result<Vec<DeviceId>> {
+        let devices: Vec<DeviceId> = self.sessions.iter().map(|handle| handle.device()).collect();
+        let tokens = store::session::tokens(store.reader(), &devices).await?;
+        let generations = store::session::generations(store.reader(), &devices).await?;
+        let mut changing = Vec::new();
+        for (handle, before) in self.sessions.iter().zip(self.before) {
+            let Some(credential) = before.filter(|_| handle.credential() == before) else {
+                changing.push(handle.device());
+                continue;
+            };
+            let token = tokens.get(&handle.device());
+            let token = token.filter(|token| handle.goes_by(&token.token_hash));
+            let generation = generations.get(&handle.device()).copied();
+            if let Some(why) = verdict(&credential, token, generation, now_ms) {
+                handle.evict(why);
+            }
+        }
+        Ok(changing)
+    }
 }
 
 /// Why a session must end, if it must. `token` is its own, where it is still stored.

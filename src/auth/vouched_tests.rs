@@ -157,7 +157,7 @@ async fn sign_out_that_is_repeated_forgets_no_token() {
     assert_eq!(ended, [&vec![1; 32]]);
 }
 
-/// The sweep asked the database before the device signed in, and judges after it has.
+/// The sweep looked at the session before the device signed in, and judges after it has.
 #[tokio::test]
 async fn session_that_signs_in_while_the_sweep_asks_stays() {
     let site = Site::new().await;
@@ -165,9 +165,7 @@ async fn session_that_signs_in_while_the_sweep_asks_stays() {
     let handle = Arc::new(Handle::new(device));
     site.world.registry.enter(&handle);
     let sessions = [Arc::clone(&handle)];
-    let compare = super::sweep::compare(&site.world.store, &sessions, START_MS);
-    let mut compare = std::pin::pin!(compare);
-    assert!(futures_util::poll!(compare.as_mut()).is_pending());
+    let comparison = super::sweep::Comparison::of(&sessions);
     let credential = handle::Credential {
         user: USER,
         generation: 1,
@@ -175,7 +173,8 @@ async fn session_that_signs_in_while_the_sweep_asks_stays() {
         expires_at: i64::MAX,
     };
     site.world.registry.sign_in(&handle, credential);
-    assert_eq!(compare.await.unwrap(), [device], "it is looked at again");
+    let changing = comparison.against(&site.world.store, START_MS).await;
+    assert_eq!(changing.unwrap(), [device], "it is looked at again");
     assert_eq!(handle.eviction(), None);
 }
 
