@@ -20,8 +20,11 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Well after the timeout, and well before anybody would call it forgotten.
 const LATEST: Duration = Duration::from_secs(12);
 
-fn short(config: &mut Config) {
+fn short_sign_in(config: &mut Config) {
     config.session.sign_in_timeout_s = TIMEOUT.as_secs();
+}
+
+fn short_idling(config: &mut Config) {
     config.session.idle_timeout_s = TIMEOUT.as_secs();
 }
 
@@ -36,7 +39,7 @@ fn assert_in_time(started: Instant) {
 }
 
 async fn a_connection_that_does_not_sign_in_is_closed(transport: Transport) {
-    let server = Server::with(short).await;
+    let server = Server::with(short_sign_in).await;
     let started = Instant::now();
     let mut connection = server.open(transport).await;
     connection.assert_closes(1008).await;
@@ -44,7 +47,7 @@ async fn a_connection_that_does_not_sign_in_is_closed(transport: Transport) {
 }
 
 async fn half_a_frame_does_not_put_the_sign_in_off(transport: Transport) {
-    let server = Server::with(short).await;
+    let server = Server::with(short_sign_in).await;
     let started = Instant::now();
     let mut connection = server.open(transport).await;
     let mut drip = tokio::time::interval(TIMEOUT / 8);
@@ -60,10 +63,10 @@ async fn half_a_frame_does_not_put_the_sign_in_off(transport: Transport) {
 }
 
 async fn an_idle_connection_is_closed(transport: Transport) {
-    let server = Server::with(short).await;
+    let server = Server::with(short_idling).await;
     let alice = server.new_user().await;
-    let mut connection = server.connect(transport, &alice).await;
     let started = Instant::now();
+    let mut connection = server.connect(transport, &alice).await;
     connection.assert_closes(4003).await;
     assert_in_time(started);
     // The device can come back at once.
@@ -71,12 +74,14 @@ async fn an_idle_connection_is_closed(transport: Transport) {
 }
 
 async fn heartbeats_keep_a_connection_open(transport: Transport) {
-    let server = Server::with(short).await;
+    // So long that a busy machine is not what ends it.
+    const IDLE: Duration = Duration::from_secs(8);
+    let server = Server::with(|config| config.session.idle_timeout_s = IDLE.as_secs()).await;
     let alice = server.new_user().await;
     let mut connection = server.connect(transport, &alice).await;
     let started = Instant::now();
-    let mut beat = tokio::time::interval(TIMEOUT / 4);
-    while started.elapsed() < TIMEOUT * 2 {
+    let mut beat = tokio::time::interval(IDLE / 4);
+    while started.elapsed() < IDLE * 3 / 2 {
         beat.tick().await;
         connection.heartbeat().await;
     }
@@ -85,10 +90,10 @@ async fn heartbeats_keep_a_connection_open(transport: Transport) {
 /// WebSocket control frames are no sign of life of a device.
 #[tokio::test]
 async fn websocket_pings_do_not_keep_a_connection_open() {
-    let server = Server::with(short).await;
+    let server = Server::with(short_idling).await;
     let alice = server.new_user().await;
-    let mut connection = server.connect(Transport::WebSocket, &alice).await;
     let started = Instant::now();
+    let mut connection = server.connect(Transport::WebSocket, &alice).await;
     let mut beat = tokio::time::interval(TIMEOUT / 8);
     loop {
         tokio::select! {

@@ -13,7 +13,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use crate::support::{
     Api, Connection, Process, Server, Transport,
     history::History,
-    http::try_get,
+    http::{assert_ready, try_get},
     messages::{sized, text, text_with_id},
     wait::{BUSY, eventually, within},
     wire::BOTH,
@@ -174,10 +174,7 @@ async fn a_draining_instance_is_not_ready() {
     let devices = server.new_users(150).await;
     let _others = server.connect_all(&devices).await;
     let http = server.addresses.http;
-    assert_eq!(
-        try_get(http, "/readyz").await.expect("it listens").status,
-        200
-    );
+    assert_ready(http).await;
     server.signal("TERM");
     let mut statuses = Vec::new();
     let until_it_is_gone = async {
@@ -355,7 +352,7 @@ impl Pair {
 async fn a_session_serves_until_it_is_told_to_go(transport: Transport) {
     const PAIRS: usize = 12;
     let mut server = Process::start().await;
-    let devices = server.new_users(220).await;
+    let devices = server.new_users(500).await;
     let crowd = server.connect_all(&devices).await;
     let mut pairs = Vec::new();
     for _ in 0..PAIRS {
@@ -389,7 +386,7 @@ async fn a_session_serves_until_it_is_told_to_go(transport: Transport) {
 /// A connection that has not signed in when the drain begins, and on WebSocket one that comes later.
 async fn who_comes_during_a_drain_is_told_at_once(transport: Transport) {
     let server = Process::start().await;
-    let devices = server.new_users(200).await;
+    let devices = server.new_users(500).await;
     let mut crowd = server.connect_all(&devices).await;
     let mut waiting = server.open(transport).await;
     // Connections are accepted in order: the one before is there when this one has signed in.

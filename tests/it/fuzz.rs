@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::support::{
     Api, Connection, Device, Server, Transport,
+    http::assert_ready,
     messages::{seqs, text},
     wire::{framed, opcode, web_socket_frame},
 };
@@ -47,12 +48,7 @@ async fn nonsense_ends_only_the_connection_it_came_on(transport: Transport) {
     );
     let hers = timeline.iter().filter(|message| is_from(&alice, message));
     assert_eq!(hers.count(), CONNECTIONS / 10);
-    assert_eq!(
-        crate::support::http::get(server.addresses.http, "/readyz")
-            .await
-            .status,
-        200
-    );
+    assert_ready(server.addresses.http).await;
 }
 
 /// A turned bit may make a message of the misbehaving one's go to Bob.

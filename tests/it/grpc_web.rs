@@ -20,7 +20,7 @@ use crate::support::{
     api::{TEST_CODE, random_phone_number},
     errors::{BAD_REQUEST, SIGN_IN_AGAIN, TRY_AGAIN_LATER, WRONG_CODE, assert_fails, code},
     grpc_web::GrpcWeb,
-    http::{ask, get, try_get},
+    http::{ask, assert_ready, get, try_get},
     messages::{sized, text, words},
     wait::{eventually, soon},
 };
@@ -180,7 +180,7 @@ async fn the_http_listener_has_the_services_for_devices_as_grpc_web_and_nothing_
         assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
     }
     assert_eq!(get(server.addresses.http, "/healthz").await.status, 200);
-    assert_eq!(get(server.addresses.http, "/readyz").await.status, 200);
+    assert_ready(server.addresses.http).await;
 }
 
 /// A call whose request has not come in full when the drain begins; the server says that it waits

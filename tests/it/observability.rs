@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 
-use crate::support::{Server, Transport, http::get, messages::text, wait::eventually, wire::BOTH};
+use crate::support::{
+    Server, Transport,
+    http::{assert_ready, get},
+    messages::text,
+    wait::eventually,
+    wire::BOTH,
+};
 
 #[tokio::test]
 async fn a_running_server_is_healthy_and_ready() {
     let server = Server::start().await;
-    for path in ["/healthz", "/readyz"] {
-        assert_eq!(get(server.addresses.http, path).await.status, 200, "{path}");
-    }
+    assert_eq!(get(server.addresses.http, "/healthz").await.status, 200);
+    assert_ready(server.addresses.http).await;
     assert_eq!(get(server.addresses.http, "/nothing").await.status, 404);
     // A browser that comes to the WebSocket without an upgrade breaks nothing.
     let plain = get(server.addresses.http, "/ws").await;

@@ -11,6 +11,7 @@ use crate::support::{
     Process, Transport,
     messages::text,
     process::{base_environment, command},
+    wait::eventually,
 };
 
 fn run(command: &mut Command) -> Output {
@@ -75,8 +76,14 @@ fn migrate_makes_a_sqlite_file_where_there_is_none() {
 #[tokio::test]
 async fn healthcheck_tells_by_its_exit_code() {
     let mut server = Process::start().await;
-    let output = server.run(&["healthcheck"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    eventually("it is healthy", async || {
+        let output = server.run(&["healthcheck"]);
+        // Of the server, or of its database, on a busy machine.
+        let is_busy = stderr(&output).contains("does not answer");
+        assert!(output.status.success() || is_busy, "{output:?}");
+        output.status.success().then_some(())
+    })
+    .await;
     server.kill();
     let output = server.run(&["healthcheck"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

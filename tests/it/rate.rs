@@ -29,7 +29,7 @@ fn heartbeats(transport: Transport, count: usize) -> Vec<u8> {
 
 async fn a_burst_over_the_rate_is_slowed_and_answered(transport: Transport) {
     const RATE: usize = 100;
-    const COUNT: usize = 500; // 200 at once, 300 in three seconds
+    const COUNT: usize = 700; // 200 at once, 500 in five seconds
     let server = Server::with(|config| config.session.frames_per_s_max = RATE as u64).await;
     let (alice, bob) = (server.new_user().await, server.new_user().await);
     let mut flooder = server.connect(transport, &alice).await;
@@ -53,7 +53,7 @@ async fn a_burst_over_the_rate_is_slowed_and_answered(transport: Transport) {
         "others are not slowed: {other_took:?} of {elapsed:?}"
     );
     assert!(
-        elapsed > Duration::from_millis(2_500),
+        elapsed > Duration::from_millis(4_500),
         "slowed: {elapsed:?}"
     );
     flooder.heartbeat().await;
@@ -80,8 +80,9 @@ async fn a_steady_excess_is_told_and_closed(transport: Transport) {
     let alice = server.new_user().await;
     let connection = server.connect(transport, &alice).await;
     let (mut reader, mut writer) = connection.into_halves();
-    // More than the burst and what is let through within the time that is borne.
-    let flood = heartbeats(transport, 2 * RATE + 20 * RATE);
+    // More than the burst and what is let through within the time that is borne. That begins anew
+    // when a busy machine has let the connection rest.
+    let flood = heartbeats(transport, 2 * RATE + 60 * RATE);
     writer
         .raw(&flood)
         .await
@@ -99,7 +100,7 @@ async fn a_steady_excess_is_told_and_closed(transport: Transport) {
             }
         }
     };
-    within(Duration::from_secs(20), "it is told", told).await;
+    within(Duration::from_secs(60), "it is told", told).await;
 }
 
 async fn a_flood_that_does_not_stop_is_told_and_closed(transport: Transport) {
@@ -113,7 +114,7 @@ async fn a_flood_that_does_not_stop_is_told_and_closed(transport: Transport) {
         let bytes = heartbeats(transport, 100);
         while writer.raw(&bytes).await.is_ok() {}
     });
-    let told = within(Duration::from_secs(40), "the flood is told", async {
+    let told = within(Duration::from_secs(90), "the flood is told", async {
         loop {
             match reader.next().await {
                 Incoming::Body(body) => {

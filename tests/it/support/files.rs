@@ -1,6 +1,6 @@
 //! Uploads and downloads by a raw HTTP client, which sends exactly what a test says.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path};
+use std::{collections::HashMap, fs::Metadata, net::SocketAddr, path::Path};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -227,14 +227,21 @@ fn parse(bytes: &[u8]) -> Answer {
 
 /// How many files are in a folder and all that are in it.
 pub fn files_in(folder: &Path) -> usize {
+    sizes_in(folder).len()
+}
+
+/// How long these files are.
+pub fn sizes_in(folder: &Path) -> Vec<u64> {
     let Ok(entries) = std::fs::read_dir(folder) else {
-        return 0;
+        return Vec::new();
     };
-    let count = |entry: std::fs::DirEntry| match entry.path() {
-        path if path.is_dir() => files_in(&path),
-        _ => 1,
+    let sizes = |entry: std::fs::DirEntry| match entry.path() {
+        path if path.is_dir() => sizes_in(&path),
+        // One that was removed meanwhile is none.
+        path => path.metadata().iter().map(Metadata::len).collect(),
     };
-    entries.map(|entry| count(entry.expect("an entry"))).sum()
+    let entries = entries.map(|entry| entry.expect("an entry"));
+    entries.flat_map(sizes).collect()
 }
 
 /// Bytes that do not repeat soon.

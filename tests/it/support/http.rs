@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::wait::soon;
+use super::wait::{eventually, soon};
 
 /// An HTTP answer.
 #[derive(Debug)]
@@ -61,6 +61,18 @@ pub async fn ask(
     soon("an HTTP answer", request.send())
         .await
         .expect("an HTTP answer")
+}
+
+/// Asks `/readyz` until it says yes. Only a machine so busy that the database takes longer than
+/// `/readyz` waits for it is an excuse.
+pub async fn assert_ready(address: SocketAddr) {
+    eventually("it is ready", async || {
+        let answer = get(address, "/readyz").await;
+        let is_busy = answer.body.contains("the database does not answer");
+        assert!(answer.status == 200 || is_busy, "{answer:?}");
+        (answer.status == 200).then_some(())
+    })
+    .await;
 }
 
 /// Gets `path` of a server that is there.

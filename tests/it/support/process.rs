@@ -17,8 +17,9 @@ use test_servers::Database;
 use super::{
     Api,
     api::{Addresses, TEST_CODE},
+    http::assert_ready,
     server::Setting,
-    wait::{eventually, soon},
+    wait::eventually,
 };
 
 const LISTENERS: [&str; 5] = ["tcp", "http", "grpc", "internal", "metrics"];
@@ -217,12 +218,8 @@ async fn spawn(folder: &Path, environment: &HashMap<String, String>) -> (Child, 
         log.addresses()
     })
     .await;
-    let ready = format!("http://{}/readyz", addresses.http);
-    soon(&ready, async {
-        let answer = super::http::get(addresses.http, "/readyz").await;
-        assert_eq!(answer.status, 200, "ready once it listens");
-    })
-    .await;
+    // Once it listens.
+    assert_ready(addresses.http).await;
     (child, log, addresses)
 }
 
