@@ -38,7 +38,9 @@ pub async fn until<T, F: AsyncFnMut() -> Option<T>>(
     }
 }
 
-/// A port of the loopback that nobody listens on.
+/// A port of the loopback that nobody listens on, and that the kernel gives to nobody: whoever releases it
+/// finds it free again, unless another test is given it.
+#[must_use]
 pub fn free_address() -> SocketAddr {
     loop {
         let port = rand::random_range(PORTS);

@@ -15,6 +15,10 @@ use tokio::{
     time::Instant,
 };
 
+use crate::process::{PATIENCE, free_address, until};
+
+/// Before a port is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Chunks that wait for their time in one direction of a connection.
 const WAITING_MAX: usize = 4_096;
 const CHUNK_BYTES: usize = 16 * 1_024;
@@ -70,8 +74,10 @@ impl Proxy {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async {
-                let listener = TcpListener::bind(crate::process::free_address());
-                let listener = listener.await.expect("a free port");
+                let listener = until("a port", PATIENCE, PAUSE, async || {
+                    TcpListener::bind(free_address()).await.ok()
+                })
+                .await;
                 let address = listener.local_addr().expect("it is bound");
                 if bound.send(address).is_ok() {
                     Relay::new(target, address, listener).run(received).await;
@@ -189,8 +195,11 @@ impl Relay {
             self.close_all().await;
         }
         if self.listener.is_none() {
-            let listener = TcpListener::bind(self.address).await;
-            self.listener = Some(listener.expect("its own port is free"));
+            // Whoever looks for a free port may have it for a moment.
+            let listener = until("its own port", PATIENCE, PAUSE, async || {
+                TcpListener::bind(self.address).await.ok()
+            });
+            self.listener = Some(listener.await);
         }
     }
 
