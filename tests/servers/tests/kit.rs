@@ -18,6 +18,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For what would come at once, and must not.
+const MOMENT: Duration = Duration::from_millis(300);
 const ALL: [Engine; 3] = [Engine::Sqlite, Engine::Mysql, Engine::Postgres];
 
 #[tokio::test]
@@ -113,13 +117,14 @@ async fn echo() -> SocketAddr {
     address
 }
 
-async fn answered(socket: &mut TcpStream) -> bool {
+/// Whether a byte comes back within `patience`.
+async fn answered(socket: &mut TcpStream, patience: Duration) -> bool {
     let mut byte = [0];
     let asked = async {
         socket.write_all(b"x").await?;
         socket.read_exact(&mut byte).await
     };
-    let answer = tokio::time::timeout(Duration::from_millis(300), asked).await;
+    let answer = tokio::time::timeout(patience, asked).await;
     answer.is_ok_and(|read| read.is_ok())
 }
 
@@ -127,13 +132,13 @@ async fn answered(socket: &mut TcpStream) -> bool {
 async fn a_relay_passes_cuts_and_comes_back() {
     let proxy = Proxy::to(echo().await).await;
     let mut socket = TcpStream::connect(proxy.address()).await.expect("open");
-    assert!(answered(&mut socket).await);
+    assert!(answered(&mut socket, PATIENCE).await);
     proxy.cut().await;
     assert_eq!(socket.read(&mut [0]).await.unwrap_or(0), 0, "it is closed");
     assert!(TcpStream::connect(proxy.address()).await.is_err());
     proxy.resume().await;
     let mut socket = TcpStream::connect(proxy.address()).await.expect("open");
-    assert!(answered(&mut socket).await);
+    assert!(answered(&mut socket, PATIENCE).await);
 }
 
 #[tokio::test]
@@ -146,10 +151,11 @@ async fn a_relay_swallows_in_each_direction() {
     ] {
         proxy.resume().await;
         let mut before = TcpStream::connect(proxy.address()).await.expect("open");
-        assert!(answered(&mut before).await);
+        assert!(answered(&mut before, PATIENCE).await);
         proxy.ways(to_server, to_client).await;
         let mut during = TcpStream::connect(proxy.address()).await.expect("open");
-        assert!(!answered(&mut before).await && !answered(&mut during).await);
+        assert!(!answered(&mut before, MOMENT).await);
+        assert!(!answered(&mut during, MOMENT).await);
         proxy.resume().await;
         assert_eq!(before.read(&mut [0]).await.unwrap_or(0), 0, "it lost bytes");
     }
@@ -157,18 +163,22 @@ async fn a_relay_swallows_in_each_direction() {
 
 #[tokio::test]
 async fn a_relay_delays_without_narrowing() {
+    const DELAY: Duration = Duration::from_millis(200);
+    // A hundred chunks at least, as it reads 16 KiB at a time: twenty seconds one after the other.
+    const BYTES: usize = 100 * 16 * 1_024;
     let proxy = Proxy::to(echo().await).await;
-    proxy.delay(Duration::from_millis(50)).await;
-    let mut socket = TcpStream::connect(proxy.address()).await.expect("open");
+    proxy.delay(DELAY).await;
+    let socket = TcpStream::connect(proxy.address()).await.expect("open");
+    let (mut read, mut write) = socket.into_split();
+    let (sent, mut echoed) = (vec![b'x'; BYTES], vec![0; BYTES]);
     let started = Instant::now();
-    for _ in 0..100 {
-        socket.write_all(b"x").await.expect("write");
-    }
-    socket.read_exact(&mut [0; 100]).await.expect("read");
+    let (written, read) = tokio::join!(write.write_all(&sent), read.read_exact(&mut echoed));
     let elapsed = started.elapsed();
-    assert!(elapsed >= Duration::from_millis(100), "{elapsed:?}");
+    written.expect("write");
+    read.expect("read");
+    assert!(elapsed >= 2 * DELAY, "{elapsed:?}");
     assert!(
-        elapsed < Duration::from_secs(2),
+        elapsed < Duration::from_secs(10),
         "one after the other: {elapsed:?}"
     );
 }
