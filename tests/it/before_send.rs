@@ -214,7 +214,8 @@ async fn hook_that_hangs_is_not_asked_about_every_message() {
         assert_code(&connection.try_send(&hello).await, TRY_AGAIN_LATER);
     }
     let asked = receiver.posted().len();
-    assert!((10..SENDS).contains(&asked), "asked {asked} times");
+    // A busy machine may not get to ask each time before the time is over.
+    assert!((5..SENDS).contains(&asked), "asked {asked} times");
 
     receiver.answer(censor);
     eventually("it is asked again", async || {
@@ -223,5 +224,13 @@ async fn hook_that_hangs_is_not_asked_about_every_message() {
     })
     .await;
     let bad = text(alice.user_id, "bad");
-    assert_code(&connection.try_send(&bad).await, NOT_ALLOWED);
+    eventually("it denies", async || {
+        let answer = connection.try_send(&bad).await;
+        assert!(
+            [NOT_ALLOWED, TRY_AGAIN_LATER].contains(&answer.code),
+            "{answer:?}"
+        );
+        (answer.code == NOT_ALLOWED).then_some(())
+    })
+    .await;
 }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use crate::support::{
-    Cluster, Device, Transport,
+    Cluster, Transport,
     messages::text,
-    receiver::{Posted, Receiver, SECRET},
+    receiver::{Posted, Receiver, SECRET, TIMEOUT_S},
     wait::{eventually, eventually_within},
 };
 
@@ -18,14 +18,9 @@ async fn cluster(receiver: &Receiver, events: &str) -> Cluster<crate::support::P
         .set("webhooks.url", receiver.url())
         .set("webhooks.secret", SECRET)
         .set("webhooks.events", events)
+        .set("webhooks.timeout_s", TIMEOUT_S)
         .start_processes()
         .await
-}
-
-fn presence_of(receiver: &Receiver, user: &Device) -> Vec<String> {
-    let posted = receiver.posted();
-    let of_user = posted.iter().filter(|posted| posted.user() == user.user_id);
-    of_user.map(Posted::kind).collect()
 }
 
 #[tokio::test]
@@ -77,21 +72,16 @@ async fn user_is_online_while_any_instance_has_a_device_of_his() {
         (left == 2).then_some(())
     })
     .await;
-    assert_eq!(presence_of(&receiver, &alice), ["user.online"]);
+    assert_eq!(receiver.told_of(alice.user_id), ["user.online"]);
     cluster[1].kill();
     drop(there);
     eventually_within(
         UNTIL_DEAD,
         "all devices of the dead are offline",
-        async || (receiver.taken("user.offline").len() == 2).then_some(()),
+        async || {
+            let told = [&alice, &bob].map(|user| receiver.told_of(user.user_id));
+            (told == [["user.online", "user.offline"]; 2]).then_some(())
+        },
     )
     .await;
-    assert_eq!(
-        presence_of(&receiver, &alice),
-        ["user.online", "user.offline"]
-    );
-    assert_eq!(
-        presence_of(&receiver, &bob),
-        ["user.online", "user.offline"]
-    );
 }

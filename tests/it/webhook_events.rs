@@ -10,7 +10,7 @@ use im::pb::{AddFriendReq, GroupType, MessageType, PushToUsersReq, SenderType};
 use serde_json::json;
 
 use crate::support::{
-    Device, Server, Transport,
+    Server, Transport,
     internal::command,
     messages::{ephemeral, text, text_with_id},
     receiver::{Posted, Receiver, SECRET},
@@ -145,13 +145,6 @@ async fn nothing_is_written_where_nothing_is_told() {
     }
 }
 
-/// What was told of a user's coming and going, in order.
-fn presence_of(receiver: &Receiver, user: &Device) -> Vec<String> {
-    let posted = receiver.posted();
-    let of_user = posted.iter().filter(|posted| posted.user() == user.user_id);
-    of_user.map(Posted::kind).collect()
-}
-
 #[tokio::test]
 async fn first_device_comes_online_and_the_last_one_goes_offline() {
     let receiver = Receiver::start().await;
@@ -161,7 +154,7 @@ async fn first_device_comes_online_and_the_last_one_goes_offline() {
     let other = server.another_device_of(&alice).await;
     let until = async |expected: &[&str]| {
         eventually(&format!("{expected:?}"), async || {
-            (presence_of(&receiver, &alice) == *expected).then_some(())
+            (receiver.told_of(alice.user_id) == *expected).then_some(())
         })
         .await;
     };
@@ -201,7 +194,7 @@ async fn drain_tells_that_everybody_has_left() {
     server.restart().await;
     closed.await.expect("it is told to go");
     eventually("she is offline", async || {
-        (presence_of(&receiver, &alice) == ["user.online", "user.offline"]).then_some(())
+        (receiver.told_of(alice.user_id) == ["user.online", "user.offline"]).then_some(())
     })
     .await;
 }
@@ -209,7 +202,12 @@ async fn drain_tells_that_everybody_has_left() {
 #[tokio::test]
 async fn only_who_did_not_acknowledge_is_undelivered() {
     let receiver = Receiver::start().await;
-    let server = Server::with(|config| receiver.tell(config, &["message.undelivered"])).await;
+    let server = Server::with(|config| {
+        receiver.tell(config, &["message.undelivered"]);
+        // Bob has until then, on a busy machine too.
+        config.webhooks.undelivered_after_s = 8;
+    })
+    .await;
     let (alice, bob, carol) = (
         server.new_user().await,
         server.new_user().await,

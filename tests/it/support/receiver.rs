@@ -1,6 +1,7 @@
 //! A business server's HTTP endpoint: it keeps what is posted to it and answers as the test says.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -13,11 +14,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use im::config::Config;
+use im::{config::Config, limits::BEFORE_SEND_TIMEOUT_MAX};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use super::wait::eventually;
+
+/// How long the server waits for an answer, in seconds: beyond what a busy machine takes for one. What is
+/// not answered in time is posted again.
+pub const TIMEOUT_S: u64 = 30;
 
 /// What all of these tests sign with.
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -140,6 +145,15 @@ impl Receiver {
         lock(&self.inner).posted.clone()
     }
 
+    /// What the events of a user tell, in order: each once, although one that the server did not see
+    /// taken is posted again.
+    pub fn told_of(&self, user_id: i64) -> Vec<String> {
+        let mut ids = HashSet::new();
+        let mut posted = self.posted();
+        posted.retain(|posted| posted.user() == user_id && ids.insert(posted.id.clone()));
+        posted.iter().map(Posted::kind).collect()
+    }
+
     /// What was taken so far, of one kind.
     pub fn taken(&self, kind: &str) -> Vec<Posted> {
         let mut posted = self.posted();
@@ -162,6 +176,7 @@ impl Receiver {
         config.webhooks.url = self.url();
         config.webhooks.secret = SECRET.into();
         config.webhooks.events = events.iter().map(|event| (*event).into()).collect();
+        config.webhooks.timeout_s = TIMEOUT_S;
         config.webhooks.undelivered_after_s = 1;
     }
 
@@ -174,9 +189,11 @@ impl Receiver {
         ]
     }
 
-    /// Has the server ask here before messages are sent.
+    /// Has the server ask here before messages are sent. It waits as long as it can for an answer, which
+    /// a busy machine delays.
     pub fn ask(&self, config: &mut Config) {
         config.before_send.url = self.url();
+        config.before_send.timeout_ms = BEFORE_SEND_TIMEOUT_MAX.as_millis() as u64;
         config.webhooks.secret = SECRET.into();
     }
 }
