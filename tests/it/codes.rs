@@ -12,6 +12,7 @@ use crate::support::{
     Api, Process, Server,
     api::random_phone_number,
     errors::{WRONG_CODE, assert_fails},
+    wait::eventually,
     webhook::Webhook,
 };
 
@@ -20,6 +21,15 @@ async fn send_code(server: &Api, phone_number: &str) -> Result<(), tonic::Status
         phone_number: phone_number.into(),
     };
     server.anyones_users().send_code(request).await.map(|_| ())
+}
+
+/// Has a code sent; once more where the webhook, in this process, was held up for longer than the server
+/// waits.
+async fn code_sent(server: &Api, phone_number: &str) {
+    eventually("a code is sent", async || {
+        send_code(server, phone_number).await.ok()
+    })
+    .await;
 }
 
 async fn sign_in(
@@ -49,7 +59,7 @@ fn code_in(text: &str) -> Option<String> {
 async fn a_code_from_the_log_signs_in() {
     let server = Process::with(&[("IM_SIGN_IN__TEST_CODE", "")]).await;
     let phone_number = random_phone_number();
-    send_code(&server, &phone_number).await.expect("SendCode");
+    code_sent(&server, &phone_number).await;
     let digits = phone_number.trim_start_matches('+').to_owned();
     let line = server
         .logged("the code", |line| {
@@ -80,7 +90,7 @@ async fn a_code_from_the_webhook_signs_in() {
     let webhook = Webhook::answering("204 No Content").await;
     let (server, _) = with_webhook(&webhook).await;
     let phone_number = random_phone_number();
-    send_code(&server, &phone_number).await.expect("SendCode");
+    code_sent(&server, &phone_number).await;
     let sent = webhook.last();
     assert_eq!(sent["phone_number"], phone_number.as_str());
     let code = sent["code"].as_str().expect("a code");
@@ -101,7 +111,7 @@ async fn a_code_lives_five_minutes() {
     let (server, clock) = with_webhook(&webhook).await;
     let phone_number = random_phone_number();
     for (age_s, lives) in [(299, true), (301, false)] {
-        send_code(&server, &phone_number).await.expect("SendCode");
+        code_sent(&server, &phone_number).await;
         let sent = webhook.last();
         clock.advance_ms(age_s * 1000);
         let code = sent["code"].as_str().expect("a code");
@@ -118,10 +128,10 @@ async fn only_the_newest_code_counts() {
     let webhook = Webhook::answering("200 OK").await;
     let (server, clock) = with_webhook(&webhook).await;
     let phone_number = random_phone_number();
-    send_code(&server, &phone_number).await.expect("SendCode");
+    code_sent(&server, &phone_number).await;
     let old = webhook.last();
     clock.advance_ms(61_000);
-    send_code(&server, &phone_number).await.expect("SendCode");
+    code_sent(&server, &phone_number).await;
     let new = webhook.last();
     if old["code"] != new["code"] {
         let refused = sign_in(
