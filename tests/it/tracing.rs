@@ -3,7 +3,8 @@
 
 use im::pb::{GetDeviceReq, GetUserReq, PackageType, SendCodeReq};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use tokio::net::TcpListener;
+use test_servers::Proxy;
+use tokio::{net::TcpListener, time::timeout};
 use tonic::{Request, Status, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
 
@@ -14,7 +15,7 @@ use crate::support::{
     errors::{SIGN_IN_AGAIN, code},
     messages::{text, words},
     receiver::{Answer, Receiver, SECRET},
-    wait::eventually,
+    wait::{PATIENCE, eventually},
     webhook::Webhook,
 };
 
@@ -120,20 +121,29 @@ async fn a_push_on_another_instance_is_in_the_trace_of_the_sender() {
     let cluster = plan.start_processes().await;
     let (alice, bob) = (cluster[0].new_user().await, cluster[0].new_user().await);
     let mut bobs = cluster[1].connect(Transport::Tcp, &bob).await;
-    let request = traced(text(bob.user_id, "hi"), "order-18", "01");
-    let mut logic = cluster[0].logic(&alice);
-    logic.send_message(request).await.expect("SendMessage");
-    let pushed = bobs.push().await;
+    for id in ["order-18", "order-19", "order-20"] {
+        let before = cluster.disturbances().await;
+        let request = traced(text(bob.user_id, "hi"), id, "01");
+        let mut logic = cluster[0].logic(&alice);
+        logic.send_message(request).await.expect("SendMessage");
+        let pushed = bobs.push().await;
 
-    let request = of_request("pb.LogicExt/SendMessage", "order-18");
-    let request = collector.span("the request's span", request).await;
-    // What comes by way of the database has no cause; a bridge that works is faster.
-    let push = collector
-        .span("the push", of_request("push", "order-18"))
-        .await;
-    assert_eq!((push.trace(), push.parent()), (TRACE.into(), request.id()));
-    assert_eq!(push.get("device"), Some(bob.device_id.to_string()));
-    assert_eq!(push.get("seq"), Some(pushed.seq.to_string()));
+        let request = of_request("pb.LogicExt/SendMessage", id);
+        let request = collector.span("the request's span", request).await;
+        let push = collector.span("the push", of_request("push", id));
+        let Ok(push) = timeout(PATIENCE / 2, push).await else {
+            // What comes by way of the database has no cause. A bridge that works is faster, but not
+            // where the machine has no time for Redis.
+            let is_disturbed = cluster.disturbances().await > before;
+            assert!(is_disturbed, "nothing was lost, but the cause of {id}");
+            continue;
+        };
+        assert_eq!((push.trace(), push.parent()), (TRACE.into(), request.id()));
+        assert_eq!(push.get("device"), Some(bob.device_id.to_string()));
+        assert_eq!(push.get("seq"), Some(pushed.seq.to_string()));
+        return;
+    }
+    panic!("something was lost each time");
 }
 
 /// Calls what there is not.
@@ -195,6 +205,18 @@ async fn of_traces_of_devices_no_more_are_kept_than_of_those_that_begin_here() {
 
 #[tokio::test]
 async fn spans_that_wait_are_sent_at_the_end() {
+    const ATTEMPTS: usize = 3;
+    for _ in 0..ATTEMPTS {
+        if last_span_is_sent().await {
+            return;
+        }
+    }
+    panic!("the collector was too slow each time");
+}
+
+/// Whether the last span of a server that ends has come, or else the server has said that it may not
+/// have: it waits for two seconds, for which a machine may hold the collector up.
+async fn last_span_is_sent() -> bool {
     let collector = Collector::start().await;
     let mut server = traced_server(&collector, &[]).await;
     let alice = server.new_user().await;
@@ -206,19 +228,23 @@ async fn spans_that_wait_are_sent_at_the_end() {
         .expect("GetUser");
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(0));
-    let last = collector
-        .seen()
-        .into_iter()
-        .find(of_request("pb.UserExt/GetUser", "last"));
-    assert!(last.is_some(), "{:?}", collector.seen());
+    eventually("the last span is sent", async || {
+        let mut seen = collector.seen().into_iter();
+        let is_sent = seen.any(|span| of_request("pb.UserExt/GetUser", "last")(&span));
+        let is_excuse = |line: &String| line.contains("the last spans may not have been sent");
+        let is_excused = server.log_lines().iter().any(is_excuse);
+        (is_sent || is_excused).then_some(is_sent)
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_collector_that_is_away_holds_nothing_up_and_is_found_when_it_comes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
-    let url = format!("http://{address}");
+    let proxy = Proxy::to(listener.local_addr().expect("an address")).await;
+    proxy.cut().await;
+    let collector = Collector::on(listener);
+    let url = format!("http://{}", proxy.address());
     let server = Process::with(&[("IM_TRACING__OTLP_ENDPOINT", &url)]).await;
     let (alice, bob) = (server.new_user().await, server.new_user().await);
     let mut bobs = server.connect(Transport::Tcp, &bob).await;
@@ -229,8 +255,7 @@ async fn a_collector_that_is_away_holds_nothing_up_and_is_found_when_it_comes() 
     let is_warning = |line: &str| line.contains("spans cannot be sent");
     server.logged("that spans are lost", is_warning).await;
 
-    let listener = TcpListener::bind(address).await.expect("the port is free");
-    let collector = Collector::on(listener);
+    proxy.resume().await;
     eventually("spans are sent again", async || {
         server.new_user().await;
         let lines = server.log_lines();
@@ -265,6 +290,8 @@ async fn the_before_send_hook_is_asked_within_the_trace() {
         &collector,
         &[
             ("IM_BEFORE_SEND__URL", &receiver.url()),
+            // As long as may be: a busy machine delays the answer.
+            ("IM_BEFORE_SEND__TIMEOUT_MS", "3000"),
             ("IM_WEBHOOKS__SECRET", SECRET),
         ],
     )
