@@ -2,7 +2,10 @@
 //! its position, by push and by sync, and a send that was answered is there once. `IM_PLAN_SEED`
 //! replays a run with other seeds than the usual ones.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use im::pb::{GroupType, Message, ReceiverType, SendMessageResp};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -15,7 +18,7 @@ use crate::support::{
     group_history::{GroupHistory, Outcome, merged},
     groups::Group,
     messages::{text, words},
-    wait::soon,
+    wait::within,
     wire::BOTH,
 };
 use im::pb::MessageType;
@@ -28,6 +31,8 @@ const CHANGES_EACH: usize = 70;
 const ADMINS: usize = 2;
 const SEEDS: [u64; 2] = [3, 1_973];
 const END: &str = "the end";
+/// For all that one of them does, beside the others.
+const LONG: Duration = Duration::from_secs(120);
 
 fn seeds() -> Vec<u64> {
     let given = std::env::var("IM_PLAN_SEED");
@@ -83,11 +88,12 @@ async fn run(instances: &[Api], kind: GroupType, seed: u64) -> Run {
         )));
     }
     for admin in admins {
-        soon("the changes", admin).await.expect("no panic");
+        within(LONG, "the changes", admin).await.expect("no panic");
     }
     let mut parts = Vec::new();
     for sender in senders {
-        parts.push(soon("a sender", sender).await.expect("no panic"));
+        let part = within(LONG, "a sender", sender).await;
+        parts.push(part.expect("no panic"));
     }
     let outcomes = merged(parts.iter().map(|p| p.outcomes.clone()).collect());
     let refused = outcomes.values().filter(|o| o.result.is_none()).count();

@@ -15,7 +15,7 @@ use test_servers::{Database, Engine, Private, Program, Proxy, RedisSpace};
 use super::{Api, Process, Server, server::Setting, wait::eventually};
 
 /// How often a scenario is tried that Redis was too slow for.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 
 /// A room that nobody is in.
 const NOBODYS_ROOM: i64 = i64::MAX;
