@@ -23,13 +23,13 @@ fn plan() -> crate::support::cluster::Plan {
 }
 
 /// Sends on one instance reach the other, in the time that is allowed without Redis; they are answered
-/// as quickly as ever. The disk or the machine may be slow for a moment, so the quickest counts: whoever
-/// waits for Redis waits each time.
+/// as quickly as ever: most of some in a row. The disk or the machine may be slow for a while, so there
+/// are a few rows, of which one counts; whoever waits for Redis waits in each.
 async fn assert_delivers(cluster: &Cluster) {
     let (alice, bob) = (cluster[0].new_user().await, cluster[0].new_user().await);
     let mut receiver = cluster[1].connect(Transport::Tcp, &bob).await;
     let mut answered = Vec::new();
-    for n in 1..=5 {
+    for n in 1..=15 {
         let started = Instant::now();
         cluster[0].send(&alice, text(bob.user_id, "x")).await;
         answered.push(started.elapsed());
@@ -37,9 +37,12 @@ async fn assert_delivers(cluster: &Cluster) {
         let elapsed = started.elapsed();
         let allowed = Duration::from_secs(4 * INTERVAL_S) + BUSY;
         assert!(elapsed < allowed, "delivered after {elapsed:?}");
+        let row = answered.chunks(5).last().unwrap_or_default();
+        if row.iter().filter(|answered| **answered < PROMPT).count() > 2 {
+            return;
+        }
     }
-    let is_prompt = answered.iter().any(|answered| *answered < PROMPT);
-    assert!(is_prompt, "answered after {answered:?}");
+    panic!("answered after {answered:?}");
 }
 
 /// Deliveries come over the bridge again: so many in a row are so quick only by bridge, as one in four
