@@ -468,7 +468,9 @@ async fn timeline_that_waits_does_not_stop_the_others() {
     client.until("it is behind", Client::is_catching_up).await;
     site.say(OWN, "own");
     client.until_given("own").await;
-    assert!(client.is_catching_up());
+    client
+        .until("it is behind still", Client::is_catching_up)
+        .await;
     site.say(of(GROUP), "late");
     client.until_given("late").await;
 }
