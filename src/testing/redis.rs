@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    ops::Range,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -15,11 +16,17 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// How long a test waits for what must come.
 const LONG: Duration = Duration::from_secs(20);
+
+/// Between two looks whether it has come.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Below the ports that the kernel gives to outgoing connections, as are those of the bus of a Redis
+/// Cluster, 10,000 above, so that a server that is started again finds its port free.
+const PORTS: Range<u16> = 12_000..22_000;
 
 /// A server on a port of its own.
 pub struct RedisServer {
@@ -76,7 +83,7 @@ impl RedisServer {
                 if info.contains("cluster_state:ok") && info.contains(&of_all) {
                     return;
                 }
-                tokio::task::yield_now().await;
+                sleep(PAUSE).await;
             }
         };
         timeout(LONG, is_well).await.expect("the cluster is well");
@@ -108,16 +115,21 @@ impl RedisServer {
     }
 
     async fn with(arguments: &'static [&'static str]) -> Self {
-        // Two tests may be given one port before either uses it.
-        for _ in 0..10 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // Two tests may draw one port before either uses it.
+        for _ in 0..100 {
+            let port = rand::random_range(PORTS);
+            if TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+                .await
+                .is_err()
+            {
+                continue;
+            }
             let mut server = Self {
-                port: free.local_addr().unwrap().port(),
+                port,
                 arguments,
                 child: None,
                 folder: tempfile::tempdir().unwrap(),
             };
-            drop(free);
             if server.up().await {
                 return server;
             }
@@ -136,15 +148,18 @@ impl RedisServer {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut child = command.spawn().expect("redis-server is installed");
+        // Another one's may be on the port, and this one about to end.
+        let own = format!("process_id:{}\r\n", child.id());
         let answers = async {
             loop {
                 if child.try_wait().unwrap().is_some() {
                     return false;
                 }
-                if self.try_ask("PING").await.is_some_and(|a| a == "+PONG\r\n") {
+                let info = self.try_ask("INFO server").await;
+                if info.is_some_and(|info| info.contains(&own)) {
                     return true;
                 }
-                tokio::task::yield_now().await;
+                sleep(PAUSE).await;
             }
         };
         let answers = timeout(LONG, answers).await.expect("Redis starts");
