@@ -163,17 +163,24 @@ impl Session {
     }
 }
 
-/// Publishes an entry and waits until it is given. What was counted as dropped, or reported as
-/// perhaps missed, is published once more; what was lost in silence is not.
+/// Publishes an entry and waits until it is given.
 async fn carry(from: &Node, to: &Node, session: &mut Session, topic: Topic, seq: i64) {
     let count = session.given.len() + 1;
+    let publish = || from.publish(topic, seq);
+    until_carried(from, to, publish, async || session.until_given(count).await).await;
+}
+
+/// Publishes, and waits until it `comes`. What was counted as dropped, or reported as perhaps missed,
+/// is published once more; what was lost in silence is not.
+async fn until_carried(from: &Node, to: &Node, publish: impl Fn(), mut comes: impl AsyncFnMut()) {
     loop {
         let lost = losses(from, to);
-        from.publish(topic, seq);
+        publish();
         tokio::select! {
-            () = session.until_given(count) => return,
-            () = until("it is given or known to be lost", || losses(from, to) > lost) => {}
+            () = comes() => return,
+            () = until("it comes or is known to be lost", || losses(from, to) > lost) => {}
         }
+        from.connects().await;
     }
 }
 
@@ -206,13 +213,14 @@ async fn entries_reach_other_instances_in_order_and_echoes_nobody() {
     let mut first = 0;
     while !four_are_given_500(&a, &b, first).await {
         first += 4;
-        assert!(first < 40, "it is always lossy");
+        assert!(first < 40, "it is always lossy, or echoes");
     }
     a.stop().await;
     b.stop().await;
 }
 
-/// Gives four users 500 entries each, in order. Returns false if something was counted as lost.
+/// Gives four users 500 entries each, in order. Returns false if something was counted as lost, or
+/// came to who published.
 async fn four_are_given_500(a: &Node, b: &Node, first: i64) -> bool {
     let ids = first..first + 4;
     let mut readers = Vec::new();
@@ -234,9 +242,10 @@ async fn four_are_given_500(a: &Node, b: &Node, first: i64) -> bool {
         assert!(own.given.iter().copied().eq(1..=500));
     }
     let is_lossy = losses(a, b) > lost;
-    assert_eq!(a.metrics.bridge.received.get(), echoes);
     assert!(is_lossy || b.metrics.gaps_filled.get() == gaps);
-    !is_lossy
+    // What was told in order to connect may come late; an echo would come each time.
+    let is_heard = a.metrics.bridge.received.get() > echoes;
+    !is_lossy && !is_heard
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,8 +304,7 @@ async fn topic_left_and_followed_again_at_once_is_received() {
     for seq in 1..=100 {
         let mut session = b.follow(user(seq % 3)).await;
         let before = session.lease.head().unwrap_or_default().get();
-        a.publish(user(seq % 3), before + 1);
-        session.until_given(1).await;
+        carry(&a, &b, &mut session, user(seq % 3), before + 1).await;
     }
     for worker in storm {
         worker.await.unwrap();
@@ -326,14 +334,17 @@ async fn instances_on_another_database_are_not_heard() {
     stranger.connects().await;
     let mut session = b.follow(user(1)).await;
     let ignored = b.metrics.bridge.ignored.get();
-    stranger.publish(user(1), 1);
-    until("it is ignored", || b.metrics.bridge.ignored.get() > ignored).await;
+    until("it is ignored", || {
+        stranger.publish(user(1), 1);
+        b.metrics.bridge.ignored.get() > ignored
+    })
+    .await;
     assert_eq!(session.lease.head(), Some(Seq::ZERO));
-    a.publish(user(1), 1);
-    session.until_given(1).await;
+    carry(&a, &b, &mut session, user(1), 1).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// On one thread: all wait to be published before the first one is.
+#[tokio::test]
 async fn feed_that_is_only_told_how_far_its_timeline_goes_leaves_it_to_the_database() {
     let redis = RedisServer::start().await;
     let (a, b) = (
@@ -343,11 +354,12 @@ async fn feed_that_is_only_told_how_far_its_timeline_goes_leaves_it_to_the_datab
     let last = user(crate::limits::BRIDGE_COPIES_MAX as i64 + 1);
     let mut session = b.follow(last).await;
     let large = large();
-    for id in 1..=crate::limits::BRIDGE_COPIES_MAX as i64 + 1 {
-        a.router.publish(user(id), Seq(1), &large);
-    }
-    let told = tokio::time::timeout(LONG, session.handle.woken());
-    told.await.expect("its follower is woken");
+    let publish = || {
+        for id in 1..=crate::limits::BRIDGE_COPIES_MAX as i64 + 1 {
+            a.router.publish(user(id), Seq(1), &large);
+        }
+    };
+    until_carried(&a, &b, publish, async || session.handle.woken().await).await;
     assert_eq!(session.read(), Read::Behind);
     assert_eq!(session.lease.head(), Some(Seq(1)));
 }
@@ -371,15 +383,16 @@ async fn news_reach_everybody_or_those_who_follow_the_user() {
     };
     let _session = b.follow(user(7)).await;
     let all = [group, revoked, signed_in(8), signed_in(7)];
-    for news in &all {
-        a.router.tell(news.clone());
-    }
-    let [group, revoked, _, signed_in] = all;
-    let is_noise = |news: &News| matches!(news, News::Profile(_));
-    until("all but that of another user are heard", || {
-        let news = b.news.lock().unwrap();
-        let heard: Vec<News> = news.iter().filter(|n| !is_noise(n)).cloned().collect();
-        heard == [group.clone(), revoked.clone(), signed_in.clone()]
-    })
-    .await;
+    let tell = || all.iter().for_each(|news| a.router.tell(news.clone()));
+    let [group, revoked, of_another, signed_in] = all.clone();
+    let expected = [group, revoked, signed_in];
+    let heard = || {
+        let mut heard = b.news.lock().unwrap().clone();
+        heard.retain(|news| !matches!(news, News::Profile(_)));
+        heard
+    };
+    // What was given up as lost may have come all the same.
+    let comes = async || until("all are heard", || heard().ends_with(&expected)).await;
+    until_carried(&a, &b, tell, comes).await;
+    assert!(!heard().contains(&of_another));
 }
