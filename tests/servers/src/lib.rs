@@ -26,7 +26,6 @@ mod shared;
 pub use database::{Database, Rows};
 pub use engine::Engine;
 pub use private::Private;
-pub use process::free_address;
 pub use program::Program;
 pub use proxy::{Proxy, Way};
 pub use redis::RedisSpace;

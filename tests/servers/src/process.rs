@@ -40,7 +40,6 @@ pub async fn until<T, F: AsyncFnMut() -> Option<T>>(
 
 /// A port of the loopback that nobody listens on, and that the kernel gives to nobody: whoever releases it
 /// finds it free again, unless another test is given it.
-#[must_use]
 pub fn free_address() -> SocketAddr {
     loop {
         let port = rand::random_range(PORTS);
